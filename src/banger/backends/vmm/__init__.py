@@ -1,0 +1,41 @@
+"""The contract of virtual machine monitors (VMMs), and the one stream to the agent that each must offer."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from banger.host.stream import Stream
+from banger.model.finding import Finding
+from banger.model.ids import VmId
+from banger.model.parts import DiskPart, MachinePart, NicPart, PartStatus
+
+
+class Vmm(Protocol):
+    """A VMM process outlives the daemon. Nothing here waits for the guest; only `ensure` waits, boundedly, for the VMM itself."""
+
+    def usable(self) -> str:
+        """Empty when it can run here, else what is missing, in one line."""
+
+    def plan(self, vm: VmId, *, vcpu: int, memory_mib: int, kernel: str, initramfs: str, disk: DiskPart, nic: NicPart) -> MachinePart:
+        """Decide, with accelerator and reason; BadRequest on impossible counts or sizes."""
+
+    async def ensure(self, part: MachinePart) -> None:
+        """Start it unless it runs; VmmFailed with the end of its output when it ends at once, HostLacks when it is not installed."""
+
+    async def remove(self, part: MachinePart) -> None:
+        """End the process for good and remove its volatile files; what the guest has synced stays on its disk."""
+
+    def inspect(self, part: MachinePart) -> PartStatus:
+        """Whether its process lives; quick, never waits, not even for a stopped process."""
+
+    async def gone(self, part: MachinePart) -> None:
+        """Return once its process has ended (at once when there is none)."""
+
+    def signal(self, part: MachinePart, number: int) -> bool:
+        """Send a signal to its process; False when there is none."""
+
+    async def dial(self, part: MachinePart) -> Stream:
+        """A byte stream to the guest's agent; a new one replaces the former. GuestFailed when the VMM does not take the connection."""
+
+    def check(self) -> list[Finding]:
+        """Whether it can run here, how fast, and what is missing."""

@@ -1,0 +1,39 @@
+"""Touch: one file for one kernel or tool interface, free of policy. `Host` is the frozen record of all of them; everything above gets it passed in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from banger.model.config import Settings
+from banger.model.paths import Paths
+
+if TYPE_CHECKING:
+    from banger.host.archive import Archive
+    from banger.host.clock import Clock
+    from banger.host.console import Consoles
+    from banger.host.cpio import Cpio
+    from banger.host.ext4 import Ext4
+    from banger.host.facts import Facts
+    from banger.host.files import Files
+    from banger.host.proc import Proc
+    from banger.host.qmp import Qmp
+    from banger.host.stream import Dialer
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Host:
+    """Every interface to the machine, as Protocols, with the paths and settings they work by."""
+
+    paths: Paths
+    settings: Settings
+    archive: Archive
+    clock: Clock
+    consoles: Consoles
+    cpio: Cpio
+    dialer: Dialer
+    ext4: Ext4
+    facts: Facts
+    files: Files
+    proc: Proc
+    qmp: Qmp

@@ -1,0 +1,77 @@
+"""What the host is: processors, memory, KVM, and who we are. Read when asked; nothing is kept."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+
+class Kvm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Whether KVM runs stock kernels here, and why (not)."""
+
+    usable: bool
+    reason: str
+
+
+class Facts(Protocol):
+    """What decisions about defaults and backends rest on."""
+
+    def cpus(self) -> int:
+        """Processors this process may use."""
+
+    def memory_mib(self) -> int:
+        """The host's memory in MiB."""
+
+    def tsc_khz(self) -> int:
+        """The processor's present clock in kHz (for `tsc_early_khz`), 0 when the kernel does not tell."""
+
+    def architecture(self) -> str:
+        """As uname(2) has it: x86_64, aarch64."""
+
+    def root(self) -> bool:
+        """Whether we are the superuser."""
+
+    def kvm(self) -> Kvm:
+        """Usable means: /dev/kvm opens for reading and writing and the processor shows vmx or svm (some clouds' /dev/kvm has neither)."""
+
+
+class RealFacts:
+    """The host itself."""
+
+    def cpus(self) -> int:
+        """See Facts."""
+        return len(os.sched_getaffinity(0))
+
+    def memory_mib(self) -> int:
+        """See Facts."""
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 20
+
+    def tsc_khz(self) -> int:
+        """See Facts."""
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("cpu MHz"):
+                return int(float(line.partition(":")[2]) * 1000)
+        return 0
+
+    def architecture(self) -> str:
+        """See Facts."""
+        return platform.machine()
+
+    def root(self) -> bool:
+        """See Facts."""
+        return os.geteuid() == 0
+
+    def kvm(self) -> Kvm:
+        """See Facts."""
+        if not os.path.exists("/dev/kvm"):
+            return Kvm(False, "/dev/kvm is missing")
+        if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+            return Kvm(False, "/dev/kvm is not accessible to this user")
+        flags = next((line.split() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags")), [])
+        if not {"vmx", "svm"} & set(flags):
+            return Kvm(False, "the processor shows no vmx or svm")
+        return Kvm(True, "/dev/kvm is usable")

@@ -1,0 +1,136 @@
+"""Files: private folders, atomic writes, sparse copies, and what a file system has left. Paths come from `model/paths.py`; nothing else is touched."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import stat
+from contextlib import suppress
+from pathlib import Path
+from typing import Protocol
+
+from banger.model.errors import HostLacks, NoSpace
+
+CHUNK = 1 << 20
+
+
+class Files(Protocol):
+    """What banger does with files, besides what tools do."""
+
+    def private_folder(self, path: Path) -> Path:
+        """Make `path` (and its parents) a folder of ours, 0700; HostLacks when it is a symlink, no folder, or another user's."""
+
+    def read(self, path: Path) -> bytes | None:
+        """The content, or None when the file does not exist; any other failure is raised as itself."""
+
+    def write_atomic(self, path: Path, data: bytes, *, mode: int = 0o600) -> None:
+        """Replace or make a file in one step, on disk before it is seen."""
+
+    def copy_sparse(self, source: Path, target: Path) -> None:
+        """Copy only what is allocated; `target` must not exist. Removed again when it fails."""
+
+    def remove_tree(self, path: Path) -> None:
+        """Remove a folder or file with all that is in it; missing is success; symlinks are not followed."""
+
+    def free_bytes(self, path: Path) -> int:
+        """What an ordinary user may still write in the file system of `path` (or of its nearest existing parent)."""
+
+    def used_bytes(self, path: Path) -> int:
+        """What a file really takes on disk; 0 when it is missing."""
+
+
+class RealFiles:
+    """The host's files."""
+
+    def private_folder(self, path: Path) -> Path:
+        """See Files."""
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = path.lstat()
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
+            raise HostLacks(f"{path} is not a folder of this user", hint="remove it, or set XDG_RUNTIME_DIR to a folder of your own")
+        if status.st_mode & 0o077:
+            path.chmod(0o700)
+        return path
+
+    def read(self, path: Path) -> bytes | None:
+        """See Files."""
+        try:
+            return path.read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def write_atomic(self, path: Path, data: bytes, *, mode: int = 0o600) -> None:
+        """See Files."""
+        fresh = path.with_name(f".{path.name}.{os.getpid()}.new")
+        try:
+            descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(descriptor)
+            fresh.replace(path)
+        except OSError as error:
+            fresh.unlink(missing_ok=True)
+            raise explain(error, path) from error
+
+    def copy_sparse(self, source: Path, target: Path) -> None:
+        """See Files."""
+        made = False
+        try:
+            with source.open("rb") as reader, target.open("xb") as writer:
+                made = True
+                _copy_data(reader.fileno(), writer.fileno())
+        except OSError as error:
+            if made:
+                target.unlink(missing_ok=True)
+            raise explain(error, target) from error
+
+    def remove_tree(self, path: Path) -> None:
+        """See Files."""
+        with suppress(FileNotFoundError):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+
+    def free_bytes(self, path: Path) -> int:
+        """See Files."""
+        while not path.exists():
+            path = path.parent
+        status = os.statvfs(path)
+        return status.f_bavail * status.f_frsize
+
+    def used_bytes(self, path: Path) -> int:
+        """See Files."""
+        try:
+            return path.stat().st_blocks * 512
+        except FileNotFoundError:
+            return 0
+
+
+def explain(error: OSError, path: Path) -> OSError | NoSpace:
+    """A full file system or quota as NoSpace, anything else as itself."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return NoSpace(f"no space left for {path}", hint="free some space, or run: banger vm prune")
+    return error
+
+
+def _copy_data(source: int, target: int) -> None:
+    """Walk the allocated ranges (lseek(2), SEEK_DATA); the kernel moves the bytes and shares blocks where the file system can."""
+    size = os.fstat(source).st_size
+    os.ftruncate(target, size)
+    at = 0
+    while at < size:
+        try:
+            at = os.lseek(source, at, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return
+            raise
+        end = os.lseek(source, at, os.SEEK_HOLE)
+        while at < end:
+            moved = os.copy_file_range(source, target, min(end - at, CHUNK), at, at)
+            if not moved:
+                return
+            at += moved

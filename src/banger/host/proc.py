@@ -1,0 +1,291 @@
+"""Processes: the one door through which external commands go. Short ones are run and awaited; long-lived ones (a VMM, passt) are spawned detached.
+
+A spawned process outlives the daemon. It is known again by its pid and start time together (a pid alone may have been given to another since), and
+it is watched through a pidfd, so nothing polls. `run` kills the whole process group when it is cancelled or late, and the kernel kills the command if
+the daemon dies (`setpriv --pdeathsig`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from banger.model.errors import HostLacks, TimedOut, ToolFailed
+
+log = logging.getLogger(__name__)
+
+#: An ordinary user's PATH lacks these, and half of the tools live there.
+SYSTEM_PATH = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
+LIMIT = 8 << 20
+LINE = 1 << 16
+
+
+class ProcessId(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A process for good: `start` is its start time in clock ticks since boot (proc(5), stat field 22)."""
+
+    pid: int
+    start: int
+
+
+class Life(StrEnum):
+    """How a process stands: `frozen` is stopped by a signal or a tracer; a zombie counts as gone."""
+
+    RUNNING = "running"
+    FROZEN = "frozen"
+    GONE = "gone"
+
+
+class Proc(Protocol):
+    """What banger does with processes."""
+
+    def which(self, name: str) -> Path | None:
+        """Where a command is, on PATH or in the system's own folders."""
+
+    async def run(
+        self,
+        argv: Sequence[str],
+        *,
+        timeout: float,
+        data: bytes = b"",
+        cwd: Path | None = None,
+        env: Mapping[str, str] | None = None,
+        on_line: Callable[[str], None] | None = None,
+    ) -> bytes:
+        """Run to its end within `timeout` seconds and return stdout (at most 8 MiB); `on_line` hears each line of stderr as it comes.
+
+        Raises HostLacks when the command does not exist, ToolFailed with the end of stderr when it fails, TimedOut when it is late.
+        """
+
+    async def spawn(self, argv: Sequence[str], *, cwd: Path, output: Path) -> ProcessId:
+        """Start a process that outlives us: own session, stdin from /dev/null, stdout and stderr to `output`, umask 077."""
+
+    def look(self, process: ProcessId) -> Life:
+        """How it stands, from /proc; never waits."""
+
+    def signal(self, process: ProcessId, number: signal.Signals) -> bool:
+        """Send a signal; False when it is gone already. Never reaches a process that merely got the same pid."""
+
+    async def gone(self, process: ProcessId) -> None:
+        """Return once it has ended."""
+
+
+def read_stat(pid: int) -> tuple[str, int] | None:
+    """State letter and start time of a process, or None; proc(5): fields 3 and 22, after a name that may hold anything but ends with ')'."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    fields = text[text.rindex(b")") + 2 :].split()
+    return fields[0].decode(), int(fields[19])
+
+
+class RealProc:
+    """The host's processes."""
+
+    def __init__(self, path: str) -> None:
+        have = path.split(os.pathsep) if path else []
+        self.path = os.pathsep.join([*have, *(folder for folder in SYSTEM_PATH if folder not in have)])
+        #: Children are reaped by their Popen object once their pidfd says they ended; a dropped one would stay a zombie.
+        self.children: dict[int, subprocess.Popen[bytes]] = {}
+
+    def which(self, name: str) -> Path | None:
+        """See Proc."""
+        found = shutil.which(name, path=self.path)
+        return Path(found) if found else None
+
+    def _resolve(self, argv: Sequence[str]) -> list[str]:
+        found = self.which(argv[0])
+        if found is None:
+            raise HostLacks(f"the command {argv[0]} is missing on this host", hint="run: banger doctor")
+        return [str(found), *argv[1:]]
+
+    async def run(
+        self,
+        argv: Sequence[str],
+        *,
+        timeout: float,
+        data: bytes = b"",
+        cwd: Path | None = None,
+        env: Mapping[str, str] | None = None,
+        on_line: Callable[[str], None] | None = None,
+    ) -> bytes:
+        """See Proc."""
+        command = self._resolve(argv)
+        guard = self.which("setpriv")
+        prefix = [str(guard), "--pdeathsig", "TERM", "--"] if guard else []
+        log.info("run: %s", shlex.join(command))
+        process = await asyncio.create_subprocess_exec(
+            *prefix,
+            *command,
+            stdin=subprocess.PIPE if data else subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=cwd,
+            env={**os.environ, "PATH": self.path, "LC_ALL": "C.UTF-8", **(env or {})},
+            start_new_session=True,
+            limit=LINE,
+        )
+        try:
+            async with asyncio.timeout(timeout):
+                return await _finish(process, argv[0], data, on_line)
+        except TimeoutError:
+            raise TimedOut(f"{argv[0]} took longer than {timeout:g} s") from None
+        finally:
+            await _end_group(process)
+
+    async def spawn(self, argv: Sequence[str], *, cwd: Path, output: Path) -> ProcessId:
+        """See Proc."""
+        command = self._resolve(argv)
+        log.info("spawn in %s: %s", cwd, shlex.join(command))
+        descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            child = subprocess.Popen(  # noqa: ASYNC220 (fork and exec of a detached process: there is nothing to wait for)
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=descriptor,
+                stderr=descriptor,
+                cwd=cwd,
+                env={**os.environ, "PATH": self.path},
+                start_new_session=True,
+                umask=0o077,
+            )
+        finally:
+            os.close(descriptor)
+        self.children[child.pid] = child
+        stat = read_stat(child.pid)
+        assert stat is not None, "an unreaped child is always in /proc"
+        return ProcessId(child.pid, stat[1])
+
+    def look(self, process: ProcessId) -> Life:
+        """See Proc."""
+        stat = read_stat(process.pid)
+        if stat is None or stat[1] != process.start or stat[0] in "ZX":
+            self._reap(process.pid)
+            return Life.GONE
+        return Life.FROZEN if stat[0] in "Tt" else Life.RUNNING
+
+    def _reap(self, pid: int) -> None:
+        child = self.children.get(pid)
+        if child is not None and child.poll() is not None:
+            del self.children[pid]
+
+    def _open(self, process: ProcessId) -> int | None:
+        try:
+            handle = os.pidfd_open(process.pid)
+        except ProcessLookupError:
+            return None
+        if self.look(process) is Life.GONE:
+            os.close(handle)
+            return None
+        return handle
+
+    def signal(self, process: ProcessId, number: signal.Signals) -> bool:
+        """See Proc."""
+        handle = self._open(process)
+        if handle is None:
+            return False
+        try:
+            signal.pidfd_send_signal(handle, number)
+        except ProcessLookupError:
+            return False
+        finally:
+            os.close(handle)
+        return True
+
+    async def gone(self, process: ProcessId) -> None:
+        """See Proc."""
+        handle = self._open(process)
+        if handle is None:
+            return
+        ended = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        loop.add_reader(handle, ended.set)
+        try:
+            await ended.wait()
+        finally:
+            loop.remove_reader(handle)
+            os.close(handle)
+        self._reap(process.pid)
+
+
+async def _finish(process: asyncio.subprocess.Process, name: str, data: bytes, on_line: Callable[[str], None] | None) -> bytes:
+    """Feed and drain all three pipes at once; the last lines of stderr become the error's text."""
+    last: list[str] = []
+
+    async def errors(stream: asyncio.StreamReader) -> None:
+        async for line in _lines(stream):
+            last.append(line)
+            del last[:-12]
+            if on_line is not None:
+                on_line(line)
+
+    async def feed(stream: asyncio.StreamWriter) -> None:
+        try:
+            stream.write(data)
+            await stream.drain()
+            stream.close()
+        except (BrokenPipeError, ConnectionResetError):
+            log.debug("%s closed its stdin early", name)
+
+    assert process.stdout is not None
+    assert process.stderr is not None
+    async with asyncio.TaskGroup() as group:
+        output = group.create_task(_bounded(process.stdout, name))
+        group.create_task(errors(process.stderr))
+        if process.stdin is not None:
+            group.create_task(feed(process.stdin))
+    status = await process.wait()
+    if status:
+        raise ToolFailed(f"{name} failed with status {status}: {' | '.join(last[-4:]) or 'it said nothing'}", tail=tuple(last))
+    return output.result()
+
+
+async def _bounded(stream: asyncio.StreamReader, name: str) -> bytes:
+    parts = bytearray()
+    while chunk := await stream.read(LINE):
+        parts += chunk
+        if len(parts) > LIMIT:
+            raise ToolFailed(f"{name} printed more than {LIMIT} bytes")
+    return bytes(parts)
+
+
+async def _lines(stream: asyncio.StreamReader) -> AsyncIterator[str]:
+    """Lines of a stream, split at newline or carriage return (progress bars), cut at 64 KiB, undecodable bytes shown as escapes."""
+    rest = b""
+    while chunk := await stream.read(LINE):
+        *lines, rest = (rest + chunk).replace(b"\r", b"\n").split(b"\n")
+        for line in lines:
+            if line.strip():
+                yield line.decode("utf-8", "backslashreplace")
+        rest = rest[-LINE:]
+    if rest.strip():
+        yield rest.decode("utf-8", "backslashreplace")
+
+
+async def _end_group(process: asyncio.subprocess.Process) -> None:
+    """Leave no member of the command's group behind: TERM (so that tools clean up), two seconds, KILL."""
+    if process.returncode is not None:
+        return
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, number)
+        except ProcessLookupError:
+            break
+        try:
+            async with asyncio.timeout(2 if number is signal.SIGTERM else None):
+                await process.wait()
+            return
+        except TimeoutError:
+            log.warning("process %d ignores SIGTERM", process.pid)
+    await process.wait()

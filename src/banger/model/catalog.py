@@ -1,0 +1,94 @@
+"""Images and kernels: catalog entries (where one can be had), manifests (what was made of it).
+
+A catalog file is `{"version": 1, "entries": [...]}`; unknown fields are refused. A user's own file extends and overrides the shipped one.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import msgspec
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What every catalog entry has: `source` names the backend that makes it (`backends/image/NAME.py` or `backends/kernel/NAME.py`)."""
+
+    name: str
+    source: str
+    description: str = ""
+
+
+class ImageEntry(Entry, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A root file system: `kernel` is the name of the kernel it boots with; suite, variant and packages are for source `debian`.
+
+    `size_mib` is the size of the file system (sparse); it must hold the content, what the machine writes goes elsewhere.
+    """
+
+    kernel: str
+    suite: str = ""
+    variant: str = ""
+    packages: tuple[str, ...] = ()
+    size_mib: int = 2048
+
+
+class KernelEntry(Entry, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A kernel: suite and package are for source `debian`."""
+
+    suite: str = ""
+    package: str = ""
+
+
+class ImageCatalog(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A catalog file of images."""
+
+    version: int
+    entries: tuple[ImageEntry, ...]
+
+
+class KernelCatalog(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A catalog file of kernels."""
+
+    version: int
+    entries: tuple[KernelEntry, ...]
+
+
+class ImageManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`images/NAME/manifest.json`: written last, so that a folder with one is a whole image. `digest` is `sha256:…` of `rootfs.ext4`."""
+
+    version: int = 1
+    name: str
+    kernel: str
+    source: str
+    digest: str
+    size_bytes: int
+    used_bytes: int
+    packages: int
+    init: str
+    built: datetime
+
+
+class KernelManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`kernels/NAME/manifest.json`, beside `vmlinux` and `modules/`. `release` is what `uname -r` prints; `digest` that of `vmlinux`."""
+
+    version: int = 1
+    name: str
+    source: str
+    release: str
+    digest: str
+    size_bytes: int
+    architecture: str
+    built: datetime
+
+
+class ImagePart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="part", tag="image"):
+    """An image to make in the folder `into` (absolute); whoever asked renames the folder to its place once `ensure` is through."""
+
+    entry: ImageEntry
+    into: str
+
+
+class KernelPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="part", tag="kernel"):
+    """A kernel to make in the folder `into` (absolute); published like an image."""
+
+    entry: KernelEntry
+    into: str

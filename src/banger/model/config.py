@@ -1,0 +1,48 @@
+"""Settings: one line each. Type, default and help stand here; TOML key, `BANGER_*` variable and the reference page derive from it."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from typing import Annotated
+
+import msgspec
+
+from banger.model.errors import BadRequest
+
+Seconds = float
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the user may set in `config.toml`, or by `BANGER_NAME` in the environment of the command that starts the daemon."""
+
+    default_image: Annotated[str, msgspec.Meta(description="image of a machine that names none")] = "debian-bookworm"
+    vcpu: Annotated[int, msgspec.Meta(description="virtual CPUs; 0: a quarter of the host's, at most 4", ge=0, le=64)] = 0
+    memory_mib: Annotated[int, msgspec.Meta(description="memory in MiB; 0: an eighth of the host's, at most 8192", ge=0)] = 0
+    disk_size: Annotated[str, msgspec.Meta(description="how much a machine may write to its disk")] = "8G"
+    network: Annotated[str, msgspec.Meta(description="network of a machine that names none")] = "user"
+    vmm: Annotated[str, msgspec.Meta(description="virtual machine monitor: auto or the name of one")] = "auto"
+    kvm: Annotated[str, msgspec.Meta(description="use KVM: auto, yes or no", pattern="^(auto|yes|no)$")] = "auto"
+    catalog: Annotated[str, msgspec.Meta(description="folder with an images.json or kernels.json of your own")] = ""
+    images_dir: Annotated[str, msgspec.Meta(description="where images are kept; empty: below the state folder")] = ""
+    kernels_dir: Annotated[str, msgspec.Meta(description="where kernels are kept; empty: below the state folder")] = ""
+    console_bytes: Annotated[int, msgspec.Meta(description="how much of a guest's console is kept, in bytes", ge=4096)] = 1 << 20
+    boot_timeout: Annotated[Seconds, msgspec.Meta(description="seconds until a guest's agent must answer", gt=0)] = 90.0
+    stop_timeout: Annotated[Seconds, msgspec.Meta(description="seconds a guest has to power off before it is forced", gt=0)] = 10.0
+    log_level: Annotated[str, msgspec.Meta(description="debug, info, warning or error", pattern="^(debug|info|warning|error)$")] = "info"
+
+
+def load_settings(text: str, environment: Mapping[str, str]) -> Settings:
+    """Settings from the text of a TOML file, overridden by `BANGER_*` variables; BadRequest names the key that is wrong."""
+    try:
+        values: dict[str, object] = dict(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise BadRequest(f"the settings file is not TOML: {error}") from error
+    for name in Settings.__struct_fields__:
+        variable = f"BANGER_{name.upper()}"
+        if variable in environment:
+            values[name] = environment[variable]
+    try:
+        return msgspec.convert(values, Settings, strict=False)
+    except msgspec.ValidationError as error:
+        raise BadRequest(f"settings: {error}", hint="the guide's page on settings lists them all") from error

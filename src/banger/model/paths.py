@@ -1,0 +1,90 @@
+"""Every path that banger uses, in one place, computed from four roots and a machine's id.
+
+`state` is kept (database, disks, images), `run` is volatile (sockets, pid records), `cache` may be deleted at any time, `config` is the user's.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from banger.model.ids import VmId
+
+
+class Paths(msgspec.Struct, frozen=True, kw_only=True):
+    """The four roots, and what lies below them. `images` and `kernels` may be elsewhere by setting."""
+
+    state: Path
+    run: Path
+    cache: Path
+    config: Path
+    images: Path
+    kernels: Path
+
+    @property
+    def socket(self) -> Path:
+        """The daemon's HTTP socket, 0600."""
+        return self.run / "bangerd.sock"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the one daemon of this user."""
+        return self.run / "bangerd.lock"
+
+    @property
+    def log(self) -> Path:
+        """The daemon's log."""
+        return self.state / "bangerd.log"
+
+    @property
+    def database(self) -> Path:
+        """What was asked and decided."""
+        return self.state / "banger.db"
+
+    @property
+    def settings(self) -> Path:
+        """The user's settings, TOML."""
+        return self.config / "config.toml"
+
+    @property
+    def machines(self) -> Path:
+        """One folder a machine: what outlives its process."""
+        return self.state / "vms"
+
+    @property
+    def running(self) -> Path:
+        """One folder a machine: what lives as long as its process."""
+        return self.run / "vms"
+
+    def vm_state(self, vm: VmId) -> Path:
+        """The machine's lasting folder: its disk, its console's log."""
+        return self.machines / vm
+
+    def vm_run(self, vm: VmId) -> Path:
+        """The machine's volatile folder: sockets, FIFOs and pid records; a VMM runs inside it and names files relative to it."""
+        return self.running / vm
+
+    def overlay(self, vm: VmId) -> Path:
+        """What the machine wrote: a sparse ext4 file."""
+        return self.vm_state(vm) / "overlay.ext4"
+
+    def console_log(self, vm: VmId) -> Path:
+        """The guest's console, bounded; its older half is beside it as `console.log.1`."""
+        return self.vm_state(vm) / "console.log"
+
+    def image(self, name: str) -> Path:
+        """A published image: `rootfs.ext4` and `manifest.json`."""
+        return self.images / name
+
+    def kernel(self, name: str) -> Path:
+        """A published kernel: `vmlinux`, `modules/` and `manifest.json`."""
+        return self.kernels / name
+
+    def initramfs(self, digest: str) -> Path:
+        """An initramfs by the digest of what it is made of."""
+        return self.cache / "initramfs" / f"{digest}.cpio"
+
+    def blank_overlay(self, size: int) -> Path:
+        """An empty ext4 of `size` bytes, to be copied sparsely for each new machine."""
+        return self.cache / "overlay" / f"{size}.ext4"

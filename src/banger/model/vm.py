@@ -1,0 +1,76 @@
+"""A virtual machine: asked (VmSpec), decided (VmPlan), seen (VmStatus). Three records for three lives, never one with optional fields."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+
+import msgspec
+
+from banger.model.ids import VmId
+from banger.model.parts import DiskPart, MachinePart, NicPart
+
+
+class VmSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What was asked; None means: let banger choose. `memory_mib` in MiB, `disk_bytes` in bytes."""
+
+    name: str | None = None
+    image: str | None = None
+    vcpu: int | None = None
+    memory_mib: int | None = None
+    disk_bytes: int | None = None
+    network: str | None = None
+    host_access: bool = False
+    vmm: str | None = None
+    rm: bool = False
+
+
+class VmPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What was decided: complete, saved before the host is touched. `version` is that of this record's format."""
+
+    version: int = 1
+    id: VmId
+    name: str
+    image: str
+    image_digest: str
+    kernel: str
+    created: datetime
+    rm: bool
+    machine_id: str
+    disk: DiskPart
+    nic: NicPart
+    machine: MachinePart
+
+
+class VmState(StrEnum):
+    """Derived from the host each time it is asked for, never stored. `frozen`: the VMM's process is stopped (SIGSTOP)."""
+
+    CREATING = "creating"
+    RUNNING = "running"
+    FROZEN = "frozen"
+    STOPPED = "stopped"
+
+
+class VmStatus(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is seen, without asking the guest anything. `reason` says why this VMM and accelerator were chosen; sizes are in bytes or MiB as named."""
+
+    id: VmId
+    name: str
+    state: VmState
+    image: str
+    kernel: str
+    vcpu: int
+    memory_mib: int
+    disk_bytes: int
+    disk_used_bytes: int
+    network: str
+    address: str
+    host_access: bool
+    vmm: str
+    accelerator: str
+    reason: str
+    rm: bool
+    created: datetime
+    pid: int
+    boot_id: str
+    note: str = ""

@@ -1,0 +1,131 @@
+"""What can be done with virtual machines. A machine is named by its name, its id, or a unique beginning of the id."""
+
+from __future__ import annotations
+
+from banger.ops import op
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from banger.daemon import Daemon
+    from banger.daemon.duplex import Duplex
+    from banger.daemon.operations import Progress
+    from banger.model.operation import TargetResult, Text
+    from banger.model.vm import VmStatus
+
+
+@op("POST /vms")
+def create(
+    daemon: Daemon,
+    *,
+    name: str | None = None,
+    image: str | None = None,
+    vcpu: int | None = None,
+    memory_mib: int | None = None,
+    disk_bytes: int | None = None,
+    network: str | None = None,
+    host_access: bool = False,
+    vmm: str | None = None,
+    rm: bool = False,
+    start: bool = True,
+    wait: str = "agent",
+) -> AsyncIterator[Progress[VmStatus]]:
+    """Create a machine, and start it.
+
+    A machine with `rm` lives as long as the caller holds this stream open. `wait` is `agent` (the guest answers) or `boot` (its init has settled).
+    """
+    from banger.model.vm import VmSpec
+
+    spec = VmSpec(
+        name=name,
+        image=image,
+        vcpu=vcpu,
+        memory_mib=memory_mib,
+        disk_bytes=disk_bytes,
+        network=network,
+        host_access=host_access,
+        vmm=vmm,
+        rm=rm,
+    )
+    return daemon.vms.create(spec, start=start, wait=wait)
+
+
+@op("POST /vms/{vm}/start")
+def start(daemon: Daemon, *, vm: str, wait: str = "agent") -> AsyncIterator[Progress[VmStatus]]:
+    """Start a stopped machine; its files are as they were."""
+    return daemon.vms.start(vm, wait=wait)
+
+
+@op("POST /vms/{vm}/stop")
+async def stop(daemon: Daemon, *, vm: str, force: bool = False) -> VmStatus:
+    """Stop a machine: what the guest has written is synced first; after the time limit it is forced."""
+    return await daemon.vms.stop(vm, force=force)
+
+
+@op("POST /vms/{vm}/restart")
+def restart(daemon: Daemon, *, vm: str, wait: str = "agent") -> AsyncIterator[Progress[VmStatus]]:
+    """Stop a machine and start it again."""
+    return daemon.vms.restart(vm, wait=wait)
+
+
+@op("POST /vms/{vm}/kill")
+async def kill(daemon: Daemon, *, vm: str, signal: str = "KILL") -> VmStatus:
+    """Send a signal to a machine's VMM process, whatever the guest says; KILL is like pulling the plug."""
+    return await daemon.vms.kill(vm, signal=signal)
+
+
+@op("DELETE /vms/{vm}")
+async def delete(daemon: Daemon, *, vm: str) -> None:
+    """Delete a machine and all it has written, running or not."""
+    await daemon.vms.delete(vm)
+
+
+@op("GET /vms")
+def list_(daemon: Daemon) -> list[VmStatus]:
+    """List machines; no guest is asked anything."""
+    return daemon.vms.list()
+
+
+@op("GET /vms/{vm}")
+def show(daemon: Daemon, *, vm: str) -> VmStatus:
+    """Show all that is known of a machine."""
+    return daemon.vms.show(vm)
+
+
+@op("GET /vms/{vm}/logs")
+def logs(daemon: Daemon, *, vm: str, follow: bool = False) -> AsyncIterator[Text]:
+    """Show a machine's console."""
+    return daemon.vms.logs(vm, follow=follow)
+
+
+@op("POST /vms/{vm}/exec")
+async def exec_(
+    daemon: Daemon,
+    *,
+    vm: str,
+    argv: list[str],
+    env: dict[str, str] | None = None,
+    cwd: str | None = None,
+    user: str | None = None,
+    rows: int = 0,
+    cols: int = 0,
+    term: str = "",
+    stdin: bool = True,
+) -> Duplex:
+    """Run a command in a machine; with `rows` and `cols` on a terminal. An empty `argv` is the user's login shell."""
+    tty = {"rows": rows, "cols": cols, "term": term or "xterm"} if rows or cols else None
+    request = {"op": "exec", "argv": argv, "env": env or {}, "cwd": cwd, "user": user, "tty": tty, "stdin": stdin}
+    return await daemon.vms.open(vm, request)
+
+
+@op("POST /vms/{vm}/dial")
+async def dial(daemon: Daemon, *, vm: str, port: int, host: str = "127.0.0.1") -> Duplex:
+    """Connect to a TCP port inside a machine, in any network mode."""
+    return await daemon.vms.open(vm, {"op": "dial", "host": host, "port": port})
+
+
+@op("POST /vms/prune")
+async def prune(daemon: Daemon) -> list[TargetResult]:
+    """Delete all machines that are not running."""
+    return await daemon.vms.prune()
