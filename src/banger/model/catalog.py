@@ -52,32 +52,31 @@ class KernelCatalog(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     entries: tuple[KernelEntry, ...]
 
 
-class ImageManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`images/NAME/manifest.json`: written last, so that a folder with one is a whole image. `digest` is `sha256:…` of `rootfs.ext4`."""
+class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What every manifest has: where it came from, the digest (`sha256:…`) and apparent size of its main file, and when it was made."""
 
     version: int = 1
     name: str
-    kernel: str
     source: str
     digest: str
     size_bytes: int
+    built: datetime
+
+
+class ImageManifest(Manifest, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`images/NAME/manifest.json`: written last, so that a folder with one is a whole image. `digest` is `sha256:…` of `rootfs.ext4`."""
+
+    kernel: str
     used_bytes: int
     packages: int
     init: str
-    built: datetime
 
 
-class KernelManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class KernelManifest(Manifest, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`kernels/NAME/manifest.json`, beside `vmlinux` and `modules/`. `release` is what `uname -r` prints; `digest` that of `vmlinux`."""
 
-    version: int = 1
-    name: str
-    source: str
     release: str
-    digest: str
-    size_bytes: int
     architecture: str
-    built: datetime
 
 
 class ImagePart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="part", tag="image"):

@@ -1,0 +1,213 @@
+"""The composition root: reads the environment, joins the real host, the backends, the daemon and the HTTP server. The one file that knows all.
+
+`bangerd` serves until it is told to stop; machines go on running without it. `bangerd doctor` prints findings as JSON and needs no daemon.
+`BANGER_READY_FD` names an inherited descriptor that gets one line: `ready`, or the failure as JSON.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import logging.handlers
+import os
+import signal
+import socket
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from banger.daemon import Daemon, compose
+from banger.daemon.doctor import diagnose
+from banger.daemon.operations import failure_of
+from banger.frontends.http.server import serve
+from banger.host import Host
+from banger.host.archive import RealArchive
+from banger.host.clock import RealClock
+from banger.host.console import RealConsoles
+from banger.host.cpio import RealCpio
+from banger.host.ext4 import RealExt4
+from banger.host.facts import RealFacts
+from banger.host.files import RealFiles
+from banger.host.kmod import RealKmod
+from banger.host.proc import RealProc
+from banger.host.qmp import RealQmp
+from banger.host.sqlite import RealDatabases
+from banger.host.stream import RealDialer
+from banger.model import codec
+from banger.model.build import build_id
+from banger.model.config import Settings, load_settings
+from banger.model.errors import BangerError
+from banger.model.paths import Paths
+from banger.ops import every_op
+
+log = logging.getLogger(__name__)
+PACKAGE = Path(__file__).parent
+
+
+def find_paths(environment: Mapping[str, str], home: Path, uid: int, settings: Settings) -> Paths:
+    """The four roots, by the XDG base directory specification; without XDG_RUNTIME_DIR the volatile one is below /tmp."""
+    state = Path(environment.get("XDG_STATE_HOME") or home / ".local/state") / "banger"
+    runtime = environment.get("XDG_RUNTIME_DIR")
+    return Paths(
+        state=state,
+        run=Path(runtime) / "banger" if runtime else Path(f"/tmp/banger-runtime-{uid}"),
+        cache=Path(environment.get("XDG_CACHE_HOME") or home / ".cache") / "banger",
+        config=config_folder(environment, home),
+        images=Path(settings.images_dir).expanduser() if settings.images_dir else state / "images",
+        kernels=Path(settings.kernels_dir).expanduser() if settings.kernels_dir else state / "kernels",
+    )
+
+
+def config_folder(environment: Mapping[str, str], home: Path) -> Path:
+    """Where the user's settings and catalogs are."""
+    return Path(environment.get("XDG_CONFIG_HOME") or home / ".config") / "banger"
+
+
+def real_host(environment: Mapping[str, str]) -> Host:
+    """Every interface, for real. Makes no folder and no file."""
+    home = Path(environment.get("HOME") or Path.home())
+    files = RealFiles()
+    text = files.read(config_folder(environment, home) / "config.toml") or b""
+    settings = load_settings(text.decode("utf-8", "replace"), environment)
+    paths = find_paths(environment, home, os.geteuid(), settings)
+    proc = RealProc(environment.get("PATH", ""))
+    return Host(
+        paths=paths,
+        settings=settings,
+        archive=RealArchive(),
+        clock=RealClock(),
+        consoles=RealConsoles(paths, settings.console_bytes),
+        cpio=RealCpio(),
+        dialer=RealDialer(),
+        ext4=RealExt4(proc),
+        facts=RealFacts(),
+        files=files,
+        kmod=RealKmod(),
+        proc=proc,
+        qmp=RealQmp(RealDialer()),
+    )
+
+
+def make_folders(host: Host) -> None:
+    """Our own folders, private; refuses those that are not ours."""
+    paths = host.paths
+    for folder in (paths.state, paths.run, paths.cache, paths.machines, paths.running, paths.images, paths.kernels):
+        host.files.private_folder(folder)
+
+
+def take_lock(path: Path) -> int | None:
+    """The descriptor that makes us the one daemon, or None when there is one already."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def listen(path: Path) -> socket.socket:
+    """Our socket, 0600 from its first moment; a stale one is replaced (we hold the lock)."""
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    before = os.umask(0o177)
+    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        listener.bind(f"/proc/self/fd/{folder}/{path.name}")
+    finally:
+        os.umask(before)
+        os.close(folder)
+    listener.listen(128)
+    listener.setblocking(False)
+    return listener
+
+
+def start_log(host: Host) -> None:
+    """A log of at most two files of 1 MiB."""
+    handler = logging.handlers.RotatingFileHandler(host.paths.log, maxBytes=1 << 20, backupCount=1)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=host.settings.log_level.upper(), handlers=[handler])
+
+
+def tell(line: str) -> None:
+    """Tell whoever started us how it went; once."""
+    descriptor = os.environ.pop("BANGER_READY_FD", "")
+    if descriptor:
+        with suppress(OSError), os.fdopen(int(descriptor), "w") as pipe:
+            pipe.write(line + "\n")
+
+
+class _Stopped(Exception):
+    """Ends the daemon's task group, and with it the watches; no failure."""
+
+
+async def run(host: Host, build: str) -> None:
+    """Serve until told to stop."""
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            await _serve(host, build, tasks)
+            raise _Stopped
+    except* _Stopped:
+        log.info("stopped")
+
+
+async def _serve(host: Host, build: str, tasks: asyncio.TaskGroup) -> None:
+    agent, catalogs = PACKAGE / "agent" / "banger-agent", PACKAGE / "catalog"
+    daemon = compose(host, databases=RealDatabases(), build=build, agent=agent, catalogs=catalogs, tasks=tasks)
+    try:
+        await daemon.images.shelf.clean()
+        await daemon.kernels.shelf.clean()
+        await daemon.vms.adopt()
+        server = await serve(every_op(), daemon, listen(host.paths.socket), build=build, stale=daemon.step_down)
+        try:
+            await _until_stopped(daemon)
+        finally:
+            host.paths.socket.unlink(missing_ok=True)
+            server.close()
+    finally:
+        daemon.vms.store.database.close()
+
+
+async def _until_stopped(daemon: Daemon) -> None:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, daemon.stopping.set)
+    log.info("pid %d listens at %s", os.getpid(), daemon.host.paths.socket)
+    tell("ready")
+    await daemon.stopping.wait()
+    log.info("stopping")
+    await daemon.stop(force=True)
+
+
+def main() -> int:
+    """The command `bangerd`."""
+    try:
+        host = real_host(os.environ)
+        if sys.argv[1:] == ["doctor"]:
+            sys.stdout.buffer.write(codec.encode(diagnose(host, RealDatabases())) + b"\n")
+            return 0
+        make_folders(host)
+        start_log(host)
+        lock = take_lock(host.paths.lock)
+        if lock is not None:
+            asyncio.run(run(host, build_id()))
+        tell("ready")
+    except* (BangerError, OSError) as group:
+        _refuse(group)
+        raise SystemExit(1) from None
+    return 0
+
+
+def _refuse(group: BaseExceptionGroup[BaseException]) -> None:
+    """Tell the log and whoever started us why there is no daemon."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    log.error("cannot serve: %s", error)
+    tell(codec.encode(failure_of(error)).decode())
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,119 @@
+"""Decide: the daemon's services, one file each, and the record that joins them. It owns state and tasks and touches the machine only through `Host`.
+
+Imports of services are lazy where operations need types only; `Daemon` is what every operation gets as its first argument.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from banger import __version__
+from banger.model.errors import Busy
+from banger.model.finding import Finding
+from banger.model.operation import DaemonStatus
+
+if TYPE_CHECKING:
+    from banger.daemon.images import Images, Kernels
+    from banger.daemon.operations import Operations
+    from banger.daemon.vms import Vms
+    from banger.host import Host
+    from banger.host.sqlite import Databases
+
+
+class Daemon:
+    """All services, and the daemon's own life."""
+
+    def __init__(self, host: Host, *, databases: Databases, build: str, operations: Operations, images: Images, kernels: Kernels, vms: Vms) -> None:
+        self.host, self.databases, self.build = host, databases, build
+        self.operations, self.images, self.kernels, self.vms = operations, images, kernels, vms
+        self.started = host.clock.now()
+        self.stopping = asyncio.Event()
+
+    def status(self) -> DaemonStatus:
+        """The daemon as a row."""
+        return DaemonStatus(
+            pid=os.getpid(),
+            version=__version__,
+            build=self.build,
+            socket=str(self.host.paths.socket),
+            log=str(self.host.paths.log),
+            state=str(self.host.paths.state),
+            started=self.started,
+            machines=len(self.vms.machines),
+            operations=len(self.operations.running),
+        )
+
+    async def stop(self, *, force: bool) -> None:
+        """Step down; Busy while an operation is under way, unless forced: then those are cancelled and clean up first."""
+        if self.operations.running and not force:
+            raise Busy(f"{len(self.operations.running)} operations are under way", hint="wait for them, or use --force to cancel them")
+        for running in list(self.operations.running):
+            await self.operations.cancel(running)
+        self.stopping.set()
+
+    def step_down(self) -> bool:
+        """Make room for newer code, unless an operation is under way."""
+        if self.operations.running:
+            return False
+        self.stopping.set()
+        return True
+
+    def doctor(self) -> list[Finding]:
+        """See daemon/doctor.py."""
+        from banger.daemon.doctor import diagnose
+
+        return diagnose(self.host, self.databases)
+
+
+def compose(host: Host, *, databases: Databases, build: str, agent: Path, catalogs: Path, tasks: asyncio.TaskGroup) -> Daemon:
+    """Join the services; opens the database, touches nothing else."""
+    from banger.backends import load
+    from banger.daemon.artefacts import Shelf
+    from banger.daemon.boots import Boots
+    from banger.daemon.catalogs import image_catalog, kernel_catalog
+    from banger.daemon.images import Images, Kernels
+    from banger.daemon.operations import Operations
+    from banger.daemon.resources import Resources
+    from banger.daemon.store import MIGRATIONS, Store
+    from banger.daemon.vms import Vms
+    from banger.model.catalog import ImageManifest, KernelManifest
+
+    kernel_shelf = Shelf(
+        "kernel",
+        host=host,
+        folder=host.paths.kernels,
+        catalog=kernel_catalog(host, catalogs),
+        manifest=KernelManifest,
+        source=lambda name: load("kernel", name, host),
+    )
+    image_shelf = Shelf(
+        "image",
+        host=host,
+        folder=host.paths.images,
+        catalog=image_catalog(host, catalogs),
+        manifest=ImageManifest,
+        source=lambda name: load("image", name, host),
+    )
+    operations = Operations(host.clock, tasks)
+    kernels = Kernels(kernel_shelf, operations, lambda name: kernel_users(name))
+    images = Images(image_shelf, operations, kernels, lambda name: [row.name for row in vms.list() if row.image == name])
+    store = Store(databases.open(host.paths.database, MIGRATIONS))
+    vms = Vms(
+        host,
+        store=store,
+        operations=operations,
+        images=images,
+        kernels=kernels,
+        resources=Resources(host),
+        boots=Boots(host, agent),
+        tasks=tasks,
+    )
+
+    def kernel_users(name: str) -> list[str]:
+        machines = [f"machine {row.name}" for row in vms.list() if row.kernel == name]
+        return machines + [f"image {image.name}" for image in image_shelf.every() if image.kernel == name]
+
+    return Daemon(host, databases=databases, build=build, operations=operations, images=images, kernels=kernels, vms=vms)

@@ -1,0 +1,195 @@
+"""Images and kernels on their shelf: local ones first, the catalogs only for what is not there, each name made once however many ask.
+
+The folder is the truth: `NAME/manifest.json` is written last and the folder renamed into place, so what can be seen is whole. Staging folders carry the
+pid and start time of the daemon that fills them; those of dead daemons are removed at start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import logging
+import os
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Generic, Protocol, TypeVar
+
+import msgspec
+
+from banger.host import Host
+from banger.host.proc import Life, ProcessId, read_stat
+from banger.model import codec
+from banger.model.catalog import Entry, ImageEntry, ImageManifest, KernelManifest, Manifest
+from banger.model.errors import NotFound
+from banger.model.event import report, step
+from banger.model.ids import valid_artefact_name
+
+log = logging.getLogger(__name__)
+E = TypeVar("E", bound=Entry)
+M = TypeVar("M", bound=Manifest)
+P = TypeVar("P")
+E_contra = TypeVar("E_contra", bound=Entry, contravariant=True)
+M_co = TypeVar("M_co", bound=Manifest, covariant=True)
+STAGING = ".staging"
+
+
+class Listed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A row of `image list` or `kernel list`; what is only in a catalog has no sizes and no date. `kernel` is empty for kernels."""
+
+    name: str
+    local: bool
+    source: str
+    kernel: str = ""
+    size_bytes: int = 0
+    used_bytes: int = 0
+    built: datetime | None = None
+    description: str = ""
+
+
+class Source(Protocol[E_contra, M_co, P]):
+    """What images and kernels have in common of the backend contracts."""
+
+    def plan(self, entry: E_contra, into: Path) -> P:
+        """See the contract."""
+
+    async def ensure(self, part: P) -> M_co:
+        """See the contract."""
+
+    async def remove(self, part: P) -> None:
+        """See the contract."""
+
+
+class Shelf(Generic[E, M, P]):
+    """One kind of artefact (`noun` is `image` or `kernel`)."""
+
+    def __init__(
+        self,
+        noun: str,
+        *,
+        host: Host,
+        folder: Path,
+        catalog: Mapping[str, E],
+        manifest: type[M],
+        source: Callable[[str], Source[E, M, P]],
+    ) -> None:
+        self.noun, self.host, self.folder, self.catalog, self.manifest, self.source = noun, host, folder, catalog, manifest, source
+        self.locks: dict[str, asyncio.Lock] = {}
+
+    def local(self, name: str) -> M | None:
+        """The manifest of what is here, or None when it is not; an unreadable one is an error of its own, never 'not found'."""
+        data = self.host.files.read(self.folder / valid_artefact_name(name) / "manifest.json")
+        return None if data is None else codec.decode(data, self.manifest, what=f"{self.noun} {name}")
+
+    def every(self) -> list[M]:
+        """All that is here, by name."""
+        names = sorted(path.name for path in self.folder.iterdir() if not path.name.startswith("."))
+        return [found for name in names if (found := self.local(name)) is not None]
+
+    def show(self, name: str) -> M:
+        """What is here of that name, or NotFound."""
+        found = self.local(name)
+        if found is None:
+            raise self._missing(name)
+        return found
+
+    async def need(self, name: str) -> M:
+        """What is here; else what a catalog offers is made. NotFound, naming both places, only when neither has it."""
+        return self.local(name) or await self._make(name, force=False)
+
+    async def pull(self, name: str, *, force: bool) -> M:
+        """The same; with `force` it is made anew and replaces what is here."""
+        return await (self._make(name, force=True) if force else self.need(name))
+
+    async def _make(self, name: str, *, force: bool) -> M:
+        entry = self.catalog.get(valid_artefact_name(name))
+        if entry is None:
+            raise self._missing(name)
+        lock = self.locks.setdefault(name, asyncio.Lock())
+        async with step(f"pull {self.noun}", f"pulling {name} from the {self.noun} catalog"):
+            if lock.locked():
+                report(f"waiting for {name}, which is being made already")
+            async with lock:
+                if not force and (found := self.local(name)) is not None:
+                    return found
+                return await self._build(entry)
+
+    async def _build(self, entry: E) -> M:
+        source = self.source(entry.source)
+        me = read_stat(os.getpid())
+        assert me is not None, "a process can read its own stat"
+        staging = self._staging(os.getpid(), me[1], entry.name)
+        part = source.plan(entry, staging)
+        self.host.files.private_folder(staging)
+        try:
+            made = await source.ensure(part)
+            self.host.files.write_atomic(staging / "manifest.json", codec.encode(made))
+            self._publish(staging, self.folder / entry.name)
+        finally:
+            await source.remove(part)
+        log.info("%s %s is ready", self.noun, entry.name)
+        return made
+
+    def _publish(self, staging: Path, place: Path) -> None:
+        if place.exists():
+            place.rename(staging / "replaced")
+        staging.rename(place)
+        self.host.files.remove_tree(place / "replaced")
+
+    async def delete(self, name: str) -> None:
+        """Remove it in one visible step; NotFound when it is not here."""
+        self.show(name)
+        async with self.locks.setdefault(name, asyncio.Lock()):
+            away = self._staging(0, 0, name)
+            (self.folder / name).rename(away)
+            self.host.files.remove_tree(away)
+
+    def list(self, *, available: bool) -> list[Listed]:
+        """Local ones, and with `available` those that only a catalog has."""
+        rows = {made.name: listed(made) for made in self.every()}
+        if available:
+            offered = [
+                Listed(name=e.name, local=False, source=e.source, kernel=e.kernel if isinstance(e, ImageEntry) else "", description=e.description)
+                for e in self.catalog.values()
+            ]
+            rows = {row.name: row for row in offered} | rows
+        return [rows[name] for name in sorted(rows)]
+
+    async def clean(self) -> None:
+        """Remove the staging folders of daemons that are gone."""
+        for path in self.folder.glob(f"{STAGING}~*"):
+            _, pid, start, name, _ = path.name.split("~")
+            if self.host.proc.look(ProcessId(int(pid), int(start))) is Life.GONE:
+                log.info("removing the unfinished %s %s", self.noun, name)
+                await self._discard(path, self.catalog.get(name))
+
+    def _staging(self, pid: int, start: int, name: str) -> Path:
+        return self.folder / f"{STAGING}~{pid}~{start}~{name}~{self.host.clock.random(3).hex()}"
+
+    async def _discard(self, path: Path, entry: E | None) -> None:
+        """By the source that made it if its entry is still known, since files of mapped users may be in it."""
+        if entry is None:
+            self.host.files.remove_tree(path)
+            return
+        source = self.source(entry.source)
+        await source.remove(source.plan(entry, path))
+
+    def _missing(self, name: str) -> NotFound:
+        known = sorted({*self.catalog, *(made.name for made in self.every())})
+        close = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+        meant = f"did you mean {' or '.join(close)}? " if close else ""
+        return NotFound(
+            f"{self.noun} {name!r} is neither among the local ones ({self.folder}) nor in the {self.noun} catalog",
+            hint=f"{meant}run: banger {self.noun} list --available",
+        )
+
+
+def listed(made: Manifest) -> Listed:
+    """The row of what is here."""
+    row = Listed(name=made.name, local=True, source=made.source, size_bytes=made.size_bytes, used_bytes=made.size_bytes, built=made.built)
+    match made:
+        case ImageManifest():
+            return msgspec.structs.replace(row, kernel=made.kernel, used_bytes=made.used_bytes)
+        case KernelManifest():
+            return msgspec.structs.replace(row, description=made.release)
+    return row

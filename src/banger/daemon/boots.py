@@ -1,0 +1,48 @@
+"""What a guest is booted with: an initramfs of the agent and the modules that the kernel needs until the root is mounted.
+
+It is named by the digest of what is in it and lies in the cache, so all machines with the same kernel share one and an upgrade makes a new one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from banger.host import Host
+from banger.host.cpio import CpioEntry, file, folder
+from banger.model.catalog import KernelManifest
+from banger.model.errors import HostLacks
+
+#: What is loaded before the root can be mounted and the agent reached; those that are built into a kernel are passed over.
+MODULES = ("virtio_mmio", "virtio_blk", "virtio_net", "virtio_console", "virtio_rng", "overlay")
+
+
+class Boots:
+    """Makes initramfs archives."""
+
+    def __init__(self, host: Host, agent: Path) -> None:
+        self.host, self.agent = host, agent
+
+    def initramfs(self, kernel: KernelManifest) -> Path:
+        """The archive for a kernel, made unless it is there."""
+        agent = self.host.files.read(self.agent)
+        if agent is None:
+            raise HostLacks(f"the guest's agent is missing: {self.agent}", hint="install banger anew")
+        recipe = "\n".join([hashlib.sha256(agent).hexdigest(), kernel.digest, kernel.release, *MODULES])
+        place = self.host.paths.initramfs(hashlib.sha256(recipe.encode()).hexdigest()[:32])
+        if not place.exists():
+            self.host.files.private_folder(place.parent)
+            self.host.cpio.write(place, self._entries(agent, kernel))
+        return place
+
+    def _entries(self, agent: bytes, kernel: KernelManifest) -> list[CpioEntry]:
+        modules = self.host.kmod.closure(self.host.paths.kernel(kernel.name) / "modules", list(MODULES))
+        names = [f"lib/{module.name}" for module in modules]
+        return [
+            file("init", agent, 0o755),
+            folder("dev"),
+            folder("lib"),
+            *(file(name, module) for name, module in zip(names, modules, strict=True)),
+            file("modules", "".join(f"/{name}
+" for name in names).encode()),
+        ]

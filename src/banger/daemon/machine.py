@@ -1,0 +1,192 @@
+"""One machine in the daemon's memory, and how it is brought up: the straight line from a plan to an agent that knows who it is.
+
+Its lock is held while its parts are made and removed, never while the guest is waited for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import logging
+
+from banger.daemon import plan as planning
+from banger.daemon.guests import Conversation, Hello, converse
+from banger.daemon.resources import Resources, volatile
+from banger.daemon.store import Phase
+from banger.host import Host
+from banger.model.errors import BangerError, GuestFailed, TimedOut, VmmFailed, WrongState
+from banger.model.event import report, step
+from banger.model.parts import PartStatus
+from banger.model.vm import VmPlan, VmState, VmStatus
+
+log = logging.getLogger(__name__)
+IDENTITY_TIMEOUT = 20.0
+TAIL_LINES = 20
+POLL_BOOTED = 0.25
+
+
+class Machine:
+    """A machine: its plan, its lock, and the conversation with its guest while there is one."""
+
+    def __init__(self, host: Host, resources: Resources, tasks: asyncio.TaskGroup, plan: VmPlan, phase: Phase) -> None:
+        self.host, self.resources, self.tasks, self.plan, self.phase = host, resources, tasks, plan, phase
+        self.lock = asyncio.Lock()
+        self.dialling = asyncio.Lock()
+        self.conversation: Conversation | None = None
+        self.boot_id = ""
+        self.note = ""
+        self.watcher: asyncio.Task[None] | None = None
+
+    def inspect(self) -> PartStatus:
+        """Whether its VMM lives; never waits."""
+        return self.resources.vmm(self.plan).inspect(self.plan.machine)
+
+    def status(self) -> VmStatus:
+        """What is seen of it now, without asking the guest."""
+        plan, vmm = self.plan, self.inspect()
+        state = VmState.FROZEN if vmm.frozen else VmState.RUNNING if vmm.running else VmState.STOPPED
+        if self.phase is not Phase.KEPT:
+            state = VmState.CREATING
+        disk = self.resources.disks[plan.disk.backend].inspect(plan.disk)
+        return VmStatus(
+            id=plan.id,
+            name=plan.name,
+            state=state,
+            image=plan.image,
+            kernel=plan.kernel,
+            vcpu=plan.machine.vcpu,
+            memory_mib=plan.machine.memory_mib,
+            disk_bytes=plan.disk.size,
+            disk_used_bytes=disk.used_bytes,
+            network=plan.nic.backend,
+            address=plan.nic.address,
+            host_access=plan.nic.host_access,
+            vmm=plan.machine.backend,
+            accelerator=plan.machine.accelerator,
+            reason=plan.machine.reason,
+            rm=plan.rm,
+            created=plan.created,
+            pid=vmm.pid,
+            boot_id=self.boot_id if vmm.running else "",
+            note=self.note,
+        )
+
+    async def up(self, wait: str) -> None:
+        """Make network and VMM, wait for the agent, tell it who it is. What fails is undone, and carries the console's tail."""
+        try:
+            async with self.lock:
+                async with step("network", f"network {self.plan.nic.backend}"):
+                    await self.resources.ensure(self.plan.nic)
+                async with step("machine", f"starting {self.plan.machine.backend}"):
+                    self.host.consoles.prepare(self.plan.id)
+                    self.host.consoles.start(self.plan.id)
+                    await self.resources.ensure(self.plan.machine)
+            async with step("agent", "waiting for the guest"):
+                await self.meet(self.host.settings.boot_timeout)
+            if wait == "boot":
+                async with step("boot", "waiting until the guest's init has settled"):
+                    await self._settle()
+        except BaseException as error:
+            if isinstance(error, BangerError):
+                error.tail = error.tail or self.host.consoles.tail(self.plan.id, TAIL_LINES)
+            await self.down()
+            raise
+
+    async def meet(self, timeout: float) -> Conversation:
+        """The conversation with the guest's agent, begun anew when there is none; GuestFailed or VmmFailed when it cannot be had in time."""
+        async with self.dialling:
+            if self.conversation is None or self.conversation.broken is not None:
+                self.conversation = await self._begin(timeout)
+                self.boot_id = self.conversation.hello.boot_id
+            return self.conversation
+
+    async def _begin(self, timeout: float) -> Conversation:
+        if not self.inspect().running:
+            raise WrongState(f"machine {self.plan.name} is not running", hint=f"run: banger vm start {self.plan.name}")
+        greeting = asyncio.create_task(self._greet(timeout))
+        ended = asyncio.create_task(self.resources.vmm(self.plan).gone(self.plan.machine))
+        try:
+            await asyncio.wait([greeting, ended], return_when=asyncio.FIRST_COMPLETED)
+            if greeting.done():
+                return greeting.result()
+            raise VmmFailed(
+                f"the machine {self.plan.name} ended before its agent answered",
+                hint=f"the console's last lines are above; all of it: banger vm logs {self.plan.name}",
+            )
+        finally:
+            greeting.cancel()
+            ended.cancel()
+            await asyncio.wait([greeting, ended])
+
+    async def _greet(self, timeout: float) -> Conversation:
+        name = self.plan.name
+        stream = await self.resources.vmm(self.plan).dial(self.plan.machine)
+        epoch = int.from_bytes(self.host.clock.random(4), "big") or 1
+        try:
+            conversation = await converse(stream, epoch=epoch, tasks=self.tasks, name=name, timeout=timeout)
+        except TimedOut as error:
+            error.hint = f"the machine runs but its agent is silent; look at: banger vm logs {name}"
+            raise
+        await self._identify(conversation, conversation.hello)
+        return conversation
+
+    async def _identify(self, conversation: Conversation, hello: Hello) -> None:
+        """Fails closed: a guest that does not know who it is gets no command."""
+        if hello.boot_error:
+            conversation.close(GuestFailed("its boot failed"))
+            raise GuestFailed(f"the guest could not boot: {hello.boot_error[:1000]}", hint="the console's last lines are above")
+        if hello.identified:
+            return
+        entropy = base64.b64encode(self.host.clock.random(64)).decode()
+        request = planning.identity(self.plan, time_ns=self.host.clock.nanoseconds(), entropy=entropy)
+        try:
+            await conversation.request(request, timeout=IDENTITY_TIMEOUT)
+        except BaseException:
+            conversation.close(GuestFailed("it could not be told who it is"))
+            raise
+
+    async def _settle(self) -> None:
+        """Ask until the init has settled: systemd has no event for it that a stranger could wait on without a bus connection."""
+        async with asyncio.timeout(self.host.settings.boot_timeout):
+            while True:
+                conversation = await self.meet(IDENTITY_TIMEOUT)
+                answer = await conversation.request({"op": "info"}, timeout=IDENTITY_TIMEOUT)
+                if answer.get("booted") is True:
+                    return
+                report("waiting until the guest's init has settled")
+                await asyncio.sleep(POLL_BOOTED)
+
+    async def down(self) -> None:
+        """End the VMM and its network for good, whatever the guest says; the disk stays."""
+        async with self.lock:
+            await self._clear()
+
+    async def reap(self) -> bool:
+        """Clean up after a VMM that has ended; False when another one runs already (the machine was restarted meanwhile)."""
+        async with self.lock:
+            if self.inspect().running:
+                return False
+            await self._clear()
+            return True
+
+    async def _clear(self) -> None:
+        if self.conversation is not None:
+            self.conversation.close(GuestFailed(f"the machine {self.plan.name} was stopped"))
+        self.conversation = None
+        try:
+            await self.resources.remove_all(*volatile(self.plan))
+        finally:
+            self.host.consoles.stop(self.plan.id)
+
+    async def power_off(self, timeout: float) -> None:
+        """Let the guest sync and power off, within `timeout` seconds; what goes wrong is noted, since the caller forces it then."""
+        vmm = self.resources.vmm(self.plan)
+        try:
+            async with asyncio.timeout(timeout):
+                conversation = await self.meet(timeout)
+                await conversation.request({"op": "poweroff"}, timeout=timeout)
+                await vmm.gone(self.plan.machine)
+        except TimeoutError:
+            log.info("%s did not power off within %g s and is forced", self.plan.name, timeout)
+        except BangerError as error:
+            log.info("%s cannot power off by itself: %s", self.plan.name, error)

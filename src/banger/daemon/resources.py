@@ -1,0 +1,74 @@
+"""The parts of a plan and their backends: make them in order, remove them in reverse, and say what is left over when that fails."""
+
+from __future__ import annotations
+
+import logging
+
+from banger.backends import load, names
+from banger.backends.disk import Disk
+from banger.backends.network import Network
+from banger.backends.vmm import Vmm
+from banger.host import Host
+from banger.model.errors import BangerError
+from banger.model.parts import DiskPart, MachinePart, NicPart, Part
+from banger.model.vm import VmPlan
+
+log = logging.getLogger(__name__)
+
+
+class Resources:
+    """Every backend that a machine's parts can name, made once."""
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self.vmms: dict[str, Vmm] = {name: load("vmm", name, host) for name in names("vmm")}
+        self.disks: dict[str, Disk] = {name: load("disk", name, host) for name in names("disk")}
+        self.networks: dict[str, Network] = {name: load("network", name, host) for name in names("network")}
+
+    def vmm(self, plan: VmPlan) -> Vmm:
+        """The machine's VMM."""
+        return self.vmms[plan.machine.backend]
+
+    async def ensure(self, part: Part) -> None:
+        """Make a part so; twice is once."""
+        match part:
+            case DiskPart():
+                await self.disks[part.backend].ensure(part)
+            case NicPart():
+                await self.networks[part.backend].ensure(part)
+            case MachinePart():
+                await self.vmms[part.backend].ensure(part)
+
+    async def remove(self, part: Part) -> None:
+        """Make a part gone; missing is success."""
+        match part:
+            case DiskPart():
+                await self.disks[part.backend].remove(part)
+            case NicPart():
+                await self.networks[part.backend].remove(part)
+            case MachinePart():
+                await self.vmms[part.backend].remove(part)
+
+    async def remove_all(self, *parts: Part) -> None:
+        """Remove all of them, the last first, whatever fails on the way; then raise the first failure, with the others as its notes."""
+        failures: list[BangerError | OSError] = []
+        for part in reversed(parts):
+            try:
+                await self.remove(part)
+            except (BangerError, OSError) as error:
+                log.warning("%s of %s is left over: %s", part.backend, part.vm, error)
+                failures.append(error)
+        if failures:
+            for other in failures[1:]:
+                failures[0].add_note(f"also left over: {other}")
+            raise failures[0]
+
+
+def volatile(plan: VmPlan) -> tuple[Part, ...]:
+    """What lives as long as the VMM's process, in the order of making."""
+    return (plan.nic, plan.machine)
+
+
+def lasting(plan: VmPlan) -> tuple[Part, ...]:
+    """All parts of a machine, in the order of making."""
+    return (plan.disk, plan.nic, plan.machine)

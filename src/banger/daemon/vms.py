@@ -1,0 +1,316 @@
+"""Machines: every verb of `banger vm`. Owns the one lock per machine's use, the table of intent, and the watch over VMM processes."""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import logging
+import signal as signals
+from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
+
+from banger.daemon import plan as planning
+from banger.daemon.boots import Boots
+from banger.daemon.duplex import Duplex
+from banger.daemon.images import Images, Kernels
+from banger.daemon.machine import Machine
+from banger.daemon.operations import Operations, Progress, failure_of
+from banger.daemon.resources import Resources, lasting
+from banger.daemon.store import Phase, Store, name_taken
+from banger.host import Host
+from banger.model.errors import BadRequest, BangerError, NotFound, WrongState
+from banger.model.event import report, step
+from banger.model.ids import VmId, new_name
+from banger.model.operation import TargetResult, Text
+from banger.model.vm import VmSpec, VmState, VmStatus
+
+log = logging.getLogger(__name__)
+MEET_TIMEOUT = 10.0
+
+
+class Vms:
+    """All machines of this user."""
+
+    def __init__(
+        self,
+        host: Host,
+        *,
+        store: Store,
+        operations: Operations,
+        images: Images,
+        kernels: Kernels,
+        resources: Resources,
+        boots: Boots,
+        tasks: asyncio.TaskGroup,
+    ) -> None:
+        self.host, self.store, self.operations, self.images, self.kernels = host, store, operations, images, kernels
+        self.resources, self.boots, self.tasks = resources, boots, tasks
+        self.machines: dict[VmId, Machine] = {}
+
+    # -- seeing ---------------------------------------------------------------------------------------------------------------------------------
+
+    def list(self) -> list[VmStatus]:
+        """All of them in the order of creation; touches no guest and no lock."""
+        return [machine.status() for machine in self.machines.values()]
+
+    def show(self, reference: str) -> VmStatus:
+        """One of them."""
+        return self.find(reference).status()
+
+    def find(self, reference: str) -> Machine:
+        """By name, id, or unique beginning of an id; NotFound with close matches, BadRequest when several fit."""
+        by_name = next((machine for machine in self.machines.values() if machine.plan.name == reference), None)
+        if by_name is not None:
+            return by_name
+        fitting = [machine for vm, machine in self.machines.items() if reference and vm.startswith(reference)]
+        if len(fitting) > 1:
+            raise BadRequest(f"{reference!r} fits {len(fitting)} machines", hint="give more of the id, or the name")
+        if not fitting:
+            names = [machine.plan.name for machine in self.machines.values()]
+            close = difflib.get_close_matches(reference, names, n=3, cutoff=0.5)
+            hint = f"did you mean {' or '.join(close)}?" if close else "run: banger vm list"
+            raise NotFound(f"there is no machine {reference!r}", hint=hint)
+        return fitting[0]
+
+    async def logs(self, reference: str, *, follow: bool) -> AsyncIterator[Text]:
+        """The console so far, then (follow) what comes until the machine stops."""
+        machine = self.find(reference)
+        if not follow:
+            yield Text(text=self.host.consoles.read(machine.plan.id))
+            return
+        async for text in self.host.consoles.watch(machine.plan.id):
+            yield Text(text=text)
+
+    async def open(self, reference: str, request: Mapping[str, object]) -> Duplex:
+        """A stream to the guest's agent; WrongState when the machine does not run."""
+        machine = self.find(reference)
+        status = machine.status()
+        if status.state is VmState.FROZEN:
+            raise WrongState(f"machine {status.name} is frozen: its process is stopped", hint=f"run: banger vm kill --signal CONT {status.name}")
+        conversation = await machine.meet(MEET_TIMEOUT)
+        return await conversation.open(request)
+
+    # -- making ---------------------------------------------------------------------------------------------------------------------------------
+
+    def create(self, spec: VmSpec, *, start: bool, wait: str) -> AsyncIterator[Progress[VmStatus]]:
+        """Create (and start) a machine as an operation; what is wrong with the request is raised at once."""
+        known_wait(wait)
+        taken = frozenset(machine.plan.name for machine in self.machines.values())
+        spare = new_name(int.from_bytes(self.host.clock.random(8), "big"), taken)
+        size = planning.HostSize(cpus=self.host.facts.cpus(), memory_mib=self.host.facts.memory_mib())
+        asked = planning.resolve(spec, self.host.settings, size, name=spare)
+        planning.known("network", asked.network, list(self.resources.networks))
+        vmm = planning.choose_vmm(asked.vmm, self.resources.vmms)
+        if asked.name in taken:
+            raise name_taken(asked.name)
+        if asked.rm and not start:
+            raise BadRequest("a machine that is not started cannot be one with --rm")
+        running = self.operations.begin("vm.create", asked.name, lambda: self._create(asked, vmm, start=start, wait=wait))
+        if asked.rm:
+            return self.operations.follow_bound(running, self._release)
+        return self.operations.follow(running)
+
+    async def _release(self, status: VmStatus) -> None:
+        if status.id in self.machines:
+            await self.delete(status.id)
+
+    async def _create(self, asked: planning.Resolved, vmm: str, *, start: bool, wait: str) -> VmStatus:
+        machine = await self._reserve(asked, vmm)
+        try:
+            async with machine.lock, step("disk", "making the disk"):
+                await self.resources.ensure(machine.plan.disk)
+            if start:
+                await machine.up(wait)
+            self.store.mark(machine.plan.id, Phase.KEPT)
+            machine.phase = Phase.KEPT
+        except BaseException as error:
+            await self._undo(machine, error)
+            raise
+        if start:
+            self.watch(machine)
+        return machine.status()
+
+    async def _reserve(self, asked: planning.Resolved, vmm: str) -> Machine:
+        """Make image and kernel present, decide, and save the intent; nothing of the machine is on the host yet."""
+        async with step("image", asked.image):
+            image = await self.images.need(asked.image)
+        async with step("kernel", image.kernel):
+            kernel = await self.kernels.need(image.kernel)
+        async with step("plan"):
+            plan = planning.decide(
+                asked,
+                vm=VmId(self.host.clock.random(6).hex()),
+                now=self.host.clock.now(),
+                image=image,
+                base=self.host.paths.image(image.name) / "rootfs.ext4",
+                kernel=self.host.paths.kernel(kernel.name) / "vmlinux",
+                initramfs=self.boots.initramfs(kernel),
+                vmm=self.resources.vmms[vmm],
+                disk=self.resources.disks["overlay"],
+                network=self.resources.networks[asked.network],
+                machine_id=self.host.clock.random(16).hex(),
+            )
+            self.store.add(plan)
+            machine = Machine(self.host, self.resources, self.tasks, plan, Phase.CREATING)
+            self.machines[plan.id] = machine
+            report(planning.spec_line(plan))
+        return machine
+
+    async def _undo(self, machine: Machine, error: BaseException) -> None:
+        """Leave nothing behind, however often we are cancelled; what cannot be removed is noted on the error and removed at the daemon's next start."""
+        work = asyncio.get_running_loop().create_task(self._destroy(machine))
+        while not work.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait([work])
+        left = work.exception()
+        if left is not None:
+            error.add_note(f"left over: {left}")
+
+    async def _destroy(self, machine: Machine) -> None:
+        plan = machine.plan
+        machine.phase = Phase.DELETING
+        self.store.mark(plan.id, Phase.DELETING)
+        await machine.down()
+        async with machine.lock:
+            await self.resources.remove_all(*lasting(plan))
+            self.host.files.remove_tree(self.host.paths.vm_run(plan.id))
+            self.host.files.remove_tree(self.host.paths.vm_state(plan.id))
+            self.store.drop(plan.id)
+            self.machines.pop(plan.id, None)
+
+    # -- changing -------------------------------------------------------------------------------------------------------------------------------
+
+    def start(self, reference: str, *, wait: str) -> AsyncIterator[Progress[VmStatus]]:
+        """Start a stopped machine as an operation; one that runs is returned as it is."""
+        known_wait(wait)
+        machine = self._kept(reference)
+        return self.operations.follow(self.operations.begin("vm.start", machine.plan.name, lambda: self._start(machine, wait)))
+
+    def restart(self, reference: str, *, wait: str) -> AsyncIterator[Progress[VmStatus]]:
+        """Stop, then start, as one operation."""
+        known_wait(wait)
+        machine = self._kept(reference)
+
+        async def work() -> VmStatus:
+            async with step("stop", f"stopping {machine.plan.name}"):
+                await self.stop(machine.plan.id, force=False)
+            return await self._start(machine, wait)
+
+        return self.operations.follow(self.operations.begin("vm.restart", machine.plan.name, work))
+
+    async def _start(self, machine: Machine, wait: str) -> VmStatus:
+        if machine.inspect().running:
+            await machine.meet(MEET_TIMEOUT)
+            return machine.status()
+        machine.note = ""
+        report(planning.spec_line(machine.plan))
+        await machine.up(wait)
+        self.watch(machine)
+        return machine.status()
+
+    async def stop(self, reference: str, *, force: bool) -> VmStatus:
+        """Sync and power off within the time limit, then by force; a stopped one is left as it is."""
+        machine = self._kept(reference)
+        if machine.inspect().running and not force:
+            await machine.power_off(self.host.settings.stop_timeout)
+        await machine.down()
+        machine.note = ""
+        return machine.status()
+
+    async def kill(self, reference: str, *, signal: str) -> VmStatus:
+        """Signal the VMM's process; after KILL, returns once it is gone and cleaned up."""
+        machine = self._kept(reference)
+        try:
+            number = signals.Signals[f"SIG{signal.upper().removeprefix('SIG')}"]
+        except KeyError:
+            raise BadRequest(f"there is no signal {signal!r}", hint="give a name such as KILL, TERM, STOP or CONT") from None
+        if not self.resources.vmm(machine.plan).signal(machine.plan.machine, number):
+            raise WrongState(f"machine {machine.plan.name} is not running")
+        if number is signals.SIGKILL:
+            await machine.down()
+        return machine.status()
+
+    async def delete(self, reference: str) -> None:
+        """Remove a machine and all it has written; one that is being created is cancelled first."""
+        machine = self.find(reference)
+        for running in under_way(self.operations, machine.plan.name):
+            await self.operations.cancel(running)
+        if machine.plan.id in self.machines:
+            await self._destroy(machine)
+
+    async def prune(self) -> list[TargetResult]:
+        """Delete all that are not running; what fails is told, the others go on."""
+        results = []
+        for machine in [machine for machine in self.machines.values() if machine.status().state is VmState.STOPPED]:
+            try:
+                await self.delete(machine.plan.id)
+                results.append(TargetResult(target=machine.plan.name, ok=True))
+            except (BangerError, OSError) as error:
+                results.append(TargetResult(target=machine.plan.name, ok=False, failure=failure_of(error)))
+        return results
+
+    def _kept(self, reference: str) -> Machine:
+        machine = self.find(reference)
+        if machine.phase is not Phase.KEPT:
+            raise WrongState(f"machine {machine.plan.name} is still {machine.phase}", hint="wait for it, or delete it")
+        return machine
+
+    # -- living through ends ----------------------------------------------------------------------------------------------------------------------
+
+    def watch(self, machine: Machine) -> None:
+        """Clean up as soon as the machine's VMM has ended, whoever ended it."""
+        if machine.watcher is None or machine.watcher.done():
+            machine.watcher = self.tasks.create_task(self._watch(machine), name=f"watch {machine.plan.name}")
+
+    async def _watch(self, machine: Machine) -> None:
+        vmm = self.resources.vmm(machine.plan)
+        try:
+            await vmm.gone(machine.plan.machine)
+            while not await machine.reap():
+                await vmm.gone(machine.plan.machine)
+            log.info("%s has ended", machine.plan.name)
+            if machine.plan.rm and machine.phase is Phase.KEPT:
+                await self._destroy(machine)
+        except (BangerError, OSError) as error:
+            machine.note = f"its process has ended, but something is left over: {error}"
+            log.warning("%s: %s", machine.plan.name, machine.note)
+
+    async def adopt(self) -> None:
+        """After a start of the daemon: undo what was half made or half removed, take over what runs, clean up after what has ended meanwhile."""
+        for plan, phase in self.store.load():
+            machine = Machine(self.host, self.resources, self.tasks, plan, phase)
+            self.machines[plan.id] = machine
+            try:
+                await self._adopt(machine)
+            except (BangerError, OSError) as error:
+                machine.note = f"could not be taken over: {error}"
+                log.warning("%s: %s", plan.name, machine.note)
+
+    async def _adopt(self, machine: Machine) -> None:
+        plan = machine.plan
+        if machine.phase is not Phase.KEPT or plan.rm:
+            await self._destroy(machine)
+        elif machine.inspect().running:
+            log.info("taking over %s", plan.name)
+            self.host.consoles.start(plan.id)
+            self.watch(machine)
+            self.tasks.create_task(self._greet(machine), name=f"greet {plan.name}")
+        else:
+            await machine.down()
+
+    async def _greet(self, machine: Machine) -> None:
+        try:
+            await machine.meet(MEET_TIMEOUT)
+        except BangerError as error:
+            machine.note = f"its agent does not answer: {error}"
+            log.warning("%s: %s", machine.plan.name, machine.note)
+
+
+def known_wait(wait: str) -> None:
+    """BadRequest unless it is something that can be waited for."""
+    planning.known("thing to wait for", wait, planning.WAITS)
+
+
+def under_way(operations: Operations, subject: str) -> tuple[str, ...]:
+    """The ids of the operations under way on a machine."""
+    return tuple(each.seen.id for each in operations.running.values() if each.seen.subject == subject and each.seen.name.startswith("vm."))
