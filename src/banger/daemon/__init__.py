@@ -99,7 +99,7 @@ def compose(host: Host, *, databases: Databases, build: str, agent: Path, catalo
     )
     operations = Operations(host.clock, tasks)
     kernels = Kernels(kernel_shelf, operations, lambda name: kernel_users(name))
-    images = Images(image_shelf, operations, kernels, lambda name: [row.name for row in vms.list() if row.image == name])
+    images = Images(image_shelf, operations, kernels, lambda name: [row.name for row in vms.rows() if row.image == name])
     store = Store(databases.open(host.paths.database, MIGRATIONS))
     vms = Vms(
         host,
@@ -113,7 +113,7 @@ def compose(host: Host, *, databases: Databases, build: str, agent: Path, catalo
     )
 
     def kernel_users(name: str) -> list[str]:
-        machines = [f"machine {row.name}" for row in vms.list() if row.kernel == name]
+        machines = [f"machine {row.name}" for row in vms.rows() if row.kernel == name]
         return machines + [f"image {image.name}" for image in image_shelf.every() if image.kernel == name]
 
     return Daemon(host, databases=databases, build=build, operations=operations, images=images, kernels=kernels, vms=vms)

@@ -144,7 +144,7 @@ class Shelf(Generic[E, M, P]):
             (self.folder / name).rename(away)
             self.host.files.remove_tree(away)
 
-    def list(self, *, available: bool) -> list[Listed]:
+    def rows(self, *, available: bool) -> list[Listed]:
         """Local ones, and with `available` those that only a catalog has."""
         rows = {made.name: listed(made) for made in self.every()}
         if available:

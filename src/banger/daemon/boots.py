@@ -43,6 +43,5 @@ class Boots:
             folder("dev"),
             folder("lib"),
             *(file(name, module) for name, module in zip(names, modules, strict=True)),
-            file("modules", "".join(f"/{name}
-" for name in names).encode()),
+            file("modules", "".join(f"/{name}\n" for name in names).encode()),
         ]

@@ -1,7 +1,7 @@
 """Conversations with the agents in guests: one connection a machine, many streams on it (docs/wire.md is the protocol).
 
-Every byte that comes is hostile: the credit that a stream's holder granted bounds what is kept for it, each kind of frame may come only in its turn, and
-whatever breaks a rule ends the conversation, not the daemon. A guest that is slow to read delays its own machine's writers and nobody else.
+Every byte that comes is hostile: the credit that a stream's holder granted bounds what is kept for it, each kind of frame may come only in its turn,
+and whatever breaks a rule ends the conversation, not the daemon. A guest that is slow to read delays its own machine's writers and nobody else.
 """
 
 from __future__ import annotations

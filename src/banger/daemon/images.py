@@ -23,9 +23,9 @@ class Kernels:
         """The kernel, got from the catalog when it is not here."""
         return await self.shelf.need(name)
 
-    def list(self, *, available: bool) -> list[Listed]:
-        """See Shelf.list."""
-        return self.shelf.list(available=available)
+    def rows(self, *, available: bool) -> list[Listed]:
+        """See Shelf.rows."""
+        return self.shelf.rows(available=available)
 
     def show(self, name: str) -> KernelManifest:
         """The local kernel of that name."""
@@ -54,9 +54,9 @@ class Images:
         """The image, got from the catalog when it is not here."""
         return await self.shelf.need(name)
 
-    def list(self, *, available: bool) -> list[Listed]:
-        """See Shelf.list."""
-        return self.shelf.list(available=available)
+    def rows(self, *, available: bool) -> list[Listed]:
+        """See Shelf.rows."""
+        return self.shelf.rows(available=available)
 
     def show(self, name: str) -> ImageManifest:
         """The local image of that name."""

@@ -111,13 +111,13 @@ class Operations:
             if not running.task.cancelled() and running.task.exception() is None:
                 await release(running.task.result())
 
-    def list(self) -> list[Operation]:
+    def rows(self) -> list[Operation]:
         """Those under way first, then the ended ones, latest first."""
         return [running.seen for running in self.running.values()] + list(reversed(self.finished))
 
     def show(self, operation: str) -> Operation:
         """One of them, or NotFound."""
-        for seen in self.list():
+        for seen in self.rows():
             if seen.id == operation:
                 return seen
         raise NotFound(f"there is no operation {operation}", hint="run: banger daemon operations")

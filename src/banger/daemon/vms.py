@@ -49,7 +49,7 @@ class Vms:
 
     # -- seeing ---------------------------------------------------------------------------------------------------------------------------------
 
-    def list(self) -> list[VmStatus]:
+    def rows(self) -> list[VmStatus]:
         """All of them in the order of creation; touches no guest and no lock."""
         return [machine.status() for machine in self.machines.values()]
 

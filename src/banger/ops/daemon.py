@@ -25,7 +25,7 @@ async def stop(daemon: Daemon, *, force: bool = False) -> None:
 @op("GET /operations")
 def operations(daemon: Daemon) -> list[Operation]:
     """List operations: those under way, and those that ended lately."""
-    return daemon.operations.list()
+    return daemon.operations.rows()
 
 
 @op("GET /operations/{operation}")

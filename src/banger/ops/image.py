@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @op("GET /images")
 def list_(daemon: Daemon, *, available: bool = False) -> list[Listed]:
     """List images: the local ones, or with `available` also those that a catalog offers."""
-    return daemon.images.list(available=available)
+    return daemon.images.rows(available=available)
 
 
 @op("GET /images/{name}")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @op("GET /kernels")
 def list_(daemon: Daemon, *, available: bool = False) -> list[Listed]:
     """List kernels: the local ones, or with `available` also those that a catalog offers."""
-    return daemon.kernels.list(available=available)
+    return daemon.kernels.rows(available=available)
 
 
 @op("GET /kernels/{name}")

@@ -84,7 +84,7 @@ async def delete(daemon: Daemon, *, vm: str) -> None:
 @op("GET /vms")
 def list_(daemon: Daemon) -> list[VmStatus]:
     """List machines; no guest is asked anything."""
-    return daemon.vms.list()
+    return daemon.vms.rows()
 
 
 @op("GET /vms/{vm}")
