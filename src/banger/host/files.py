@@ -24,8 +24,8 @@ class Files(Protocol):
     def read(self, path: Path) -> bytes | None:
         """The content, or None when the file does not exist; any other failure is raised as itself."""
 
-    def write_atomic(self, path: Path, data: bytes, *, mode: int = 0o600) -> None:
-        """Replace or make a file in one step, on disk before it is seen."""
+    def write_atomic(self, path: Path, data: bytes, *, mode: int = 0o600, durable: bool = True) -> None:
+        """Replace or make a file in one step, on disk before it is seen (unless not `durable`: then only as far as this boot goes)."""
 
     def copy_sparse(self, source: Path, target: Path) -> None:
         """Copy only what is allocated; `target` must not exist. Removed again when it fails."""
@@ -33,8 +33,17 @@ class Files(Protocol):
     def remove_tree(self, path: Path) -> None:
         """Remove a folder or file with all that is in it; missing is success; symlinks are not followed."""
 
+    def remove_if_empty(self, path: Path) -> None:
+        """Remove a folder unless something is in it; missing is success."""
+
+    def replace(self, source: Path, target: Path) -> None:
+        """Give a finished file its name, over whatever had it; once this returns, the name lasts."""
+
     def free_bytes(self, path: Path) -> int:
         """What an ordinary user may still write in the file system of `path` (or of its nearest existing parent)."""
+
+    def size(self, path: Path) -> int | None:
+        """The length of a file, holes and all; None when it is missing."""
 
     def used_bytes(self, path: Path) -> int:
         """What a file really takes on disk; 0 when it is missing."""
@@ -56,11 +65,13 @@ class RealFiles:
     def read(self, path: Path) -> bytes | None:
         """See Files."""
         try:
-            return path.read_bytes()
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             return None
+        with os.fdopen(descriptor, "rb") as file:
+            return file.read()
 
-    def write_atomic(self, path: Path, data: bytes, *, mode: int = 0o600) -> None:
+    def write_atomic(self, path: Path, data: bytes, *, mode: int = 0o600, durable: bool = True) -> None:
         """See Files."""
         fresh = path.with_name(f".{path.name}.{os.getpid()}.new")
         try:
@@ -68,31 +79,46 @@ class RealFiles:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(data)
                 file.flush()
-                os.fsync(descriptor)
+                if durable:
+                    os.fsync(descriptor)
             fresh.replace(path)
+            if durable:
+                _sync_folder(path.parent)
         except OSError as error:
             fresh.unlink(missing_ok=True)
             raise explain(error, path) from error
 
     def copy_sparse(self, source: Path, target: Path) -> None:
         """See Files."""
-        made = False
-        try:
-            with source.open("rb") as reader, target.open("xb") as writer:
-                made = True
-                _copy_data(reader.fileno(), writer.fileno())
-        except OSError as error:
-            if made:
+        with source.open("rb") as reader:
+            descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            try:
+                with os.fdopen(descriptor, "wb") as writer:
+                    _copy_data(reader.fileno(), writer.fileno())
+            except OSError as error:
                 target.unlink(missing_ok=True)
-            raise explain(error, target) from error
+                raise explain(error, target) from error
 
     def remove_tree(self, path: Path) -> None:
         """See Files."""
         with suppress(FileNotFoundError):
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
+            try:
                 path.unlink()
+            except IsADirectoryError:
+                shutil.rmtree(path)
+
+    def remove_if_empty(self, path: Path) -> None:
+        """See Files."""
+        try:
+            path.rmdir()
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST):
+                raise
+
+    def replace(self, source: Path, target: Path) -> None:
+        """See Files."""
+        source.replace(target)
+        _sync_folder(target.parent)
 
     def free_bytes(self, path: Path) -> int:
         """See Files."""
@@ -100,6 +126,13 @@ class RealFiles:
             path = path.parent
         status = os.statvfs(path)
         return status.f_bavail * status.f_frsize
+
+    def size(self, path: Path) -> int | None:
+        """See Files."""
+        try:
+            return path.stat().st_size
+        except FileNotFoundError:
+            return None
 
     def used_bytes(self, path: Path) -> int:
         """See Files."""
@@ -110,10 +143,21 @@ class RealFiles:
 
 
 def explain(error: OSError, path: Path) -> OSError | NoSpace:
-    """A full file system or quota as NoSpace, anything else as itself."""
+    """A full file system or quota, or a file too large for it, as NoSpace; anything else as itself."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return NoSpace(f"no space left for {path}", hint="free some space, or run: banger vm prune")
+    if error.errno == errno.EFBIG:
+        return NoSpace(f"{path} would be larger than its file system allows", hint="choose a smaller size")
     return error
+
+
+def _sync_folder(path: Path) -> None:
+    """A rename lasts only once its folder is on disk too."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _copy_data(source: int, target: int) -> None:

@@ -1,8 +1,9 @@
 """Processes: the one door through which external commands go. Short ones are run and awaited; long-lived ones (a VMM, passt) are spawned detached.
 
 A spawned process outlives the daemon. It is known again by its pid and start time together (a pid alone may have been given to another since), and
-it is watched through a pidfd, so nothing polls. `run` kills the whole process group when it is cancelled or late, and the kernel kills the command if
-the daemon dies (`setpriv --pdeathsig`).
+it is watched through a pidfd, so nothing polls. Sockets that it is to serve are made before it starts and handed to it, so whoever connects need not
+wait for it to be ready, and sees the end of the stream if it dies first. `run` kills the whole process group when it is cancelled or late, and the
+kernel kills the command if the daemon dies (`setpriv --pdeathsig`).
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ import os
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
@@ -29,6 +32,8 @@ log = logging.getLogger(__name__)
 SYSTEM_PATH = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
 LIMIT = 8 << 20
 LINE = 1 << 16
+#: The user that some tools become when root starts them.
+NOBODY = 65534
 
 
 class ProcessId(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -67,8 +72,18 @@ class Proc(Protocol):
         Raises HostLacks when the command does not exist, ToolFailed with the end of stderr when it fails, TimedOut when it is late.
         """
 
-    async def spawn(self, argv: Sequence[str], *, cwd: Path, output: Path) -> ProcessId:
-        """Start a process that outlives us: own session, stdin from /dev/null, stdout and stderr to `output`, umask 077."""
+    async def spawn(self, argv: Sequence[str], *, cwd: Path, output: Path, listen: Sequence[str] = ()) -> ProcessId:
+        """Start a process that outlives us: own session, stdin from /dev/null, stdout and stderr to `output`, umask 077.
+
+        Each name in `listen` becomes a listening Unix socket in `cwd` (0600; one left from before is replaced), and `%NAME%` in an argument becomes
+        the number of its descriptor in the process. Raises HostLacks when the command does not exist.
+        """
+
+    def find(self, words: Sequence[str]) -> ProcessId | None:
+        """The process, of this user or (if we are root) of nobody, that has all these words among its arguments; looks through all of /proc."""
+
+    def identify(self, pid: int) -> ProcessId | None:
+        """The process that has this pid now, or None."""
 
     def look(self, process: ProcessId) -> Life:
         """How it stands, from /proc; never waits."""
@@ -88,6 +103,39 @@ def read_stat(pid: int) -> tuple[str, int] | None:
         return None
     fields = text[text.rindex(b")") + 2 :].split()
     return fields[0].decode(), int(fields[19])
+
+
+def _arguments(entry: str) -> set[bytes]:
+    try:
+        return set(Path(f"/proc/{entry}/cmdline").read_bytes().split(b"\0"))
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return set()
+
+
+def _owner(entry: str) -> int:
+    """The effective uid; not from the folder's owner, which is root for a process that forbids to be dumped (passt)."""
+    try:
+        text = Path(f"/proc/{entry}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return -1
+    return next((int(line.split()[2]) for line in text.splitlines() if line.startswith("Uid:")), -1)
+
+
+def _listen(folder: Path, name: str) -> socket.socket:
+    """A listening socket whose path may be longer than an address holds (108 bytes, unix(7)): bound through a descriptor of its folder."""
+    (folder / name).unlink(missing_ok=True)
+    place = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    made = socket.socket(socket.AF_UNIX)
+    try:
+        made.bind(f"/proc/self/fd/{place}/{name}")
+        (folder / name).chmod(0o600)
+        made.listen(4)
+    except OSError:
+        made.close()
+        raise
+    finally:
+        os.close(place)
+    return made
 
 
 class RealProc:
@@ -144,12 +192,16 @@ class RealProc:
         finally:
             await _end_group(process)
 
-    async def spawn(self, argv: Sequence[str], *, cwd: Path, output: Path) -> ProcessId:
+    async def spawn(self, argv: Sequence[str], *, cwd: Path, output: Path, listen: Sequence[str] = ()) -> ProcessId:
         """See Proc."""
         command = self._resolve(argv)
-        log.info("spawn in %s: %s", cwd, shlex.join(command))
-        descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        try:
+        with ExitStack() as stack:
+            descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            stack.callback(os.close, descriptor)
+            sockets = {name: stack.enter_context(_listen(cwd, name)).fileno() for name in listen}
+            for name, number in sockets.items():
+                command = [word.replace(f"%{name}%", str(number)) for word in command]
+            log.info("spawn in %s: %s", cwd, shlex.join(command))
             child = subprocess.Popen(  # noqa: ASYNC220 (fork and exec of a detached process: there is nothing to wait for)
                 command,
                 stdin=subprocess.DEVNULL,
@@ -159,13 +211,28 @@ class RealProc:
                 env={**os.environ, "PATH": self.path},
                 start_new_session=True,
                 umask=0o077,
+                pass_fds=tuple(sockets.values()),
             )
-        finally:
-            os.close(descriptor)
         self.children[child.pid] = child
         stat = read_stat(child.pid)
         assert stat is not None, "an unreaped child is always in /proc"
         return ProcessId(child.pid, stat[1])
+
+    def find(self, words: Sequence[str]) -> ProcessId | None:
+        """See Proc."""
+        wanted = {word.encode() for word in words}
+        owners = {os.geteuid(), NOBODY} if os.geteuid() == 0 else {os.geteuid()}
+        for entry in os.listdir("/proc"):
+            if entry.isdecimal() and wanted <= _arguments(entry) and _owner(entry) in owners:
+                found = self.identify(int(entry))
+                if found is not None and self.look(found) is not Life.GONE:
+                    return found
+        return None
+
+    def identify(self, pid: int) -> ProcessId | None:
+        """See Proc."""
+        stat = read_stat(pid)
+        return ProcessId(pid, stat[1]) if stat is not None else None
 
     def look(self, process: ProcessId) -> Life:
         """See Proc."""
@@ -240,11 +307,14 @@ async def _finish(process: asyncio.subprocess.Process, name: str, data: bytes, o
 
     assert process.stdout is not None
     assert process.stderr is not None
-    async with asyncio.TaskGroup() as group:
-        output = group.create_task(_bounded(process.stdout, name))
-        group.create_task(errors(process.stderr))
-        if process.stdin is not None:
-            group.create_task(feed(process.stdin))
+    try:
+        async with asyncio.TaskGroup() as group:
+            output = group.create_task(_bounded(process.stdout, name))
+            group.create_task(errors(process.stderr))
+            if process.stdin is not None:
+                group.create_task(feed(process.stdin))
+    except ExceptionGroup as group_of_one:
+        raise group_of_one.exceptions[0] from None
     status = await process.wait()
     if status:
         raise ToolFailed(f"{name} failed with status {status}: {' | '.join(last[-4:]) or 'it said nothing'}", tail=tuple(last))
@@ -275,17 +345,17 @@ async def _lines(stream: asyncio.StreamReader) -> AsyncIterator[str]:
 
 async def _end_group(process: asyncio.subprocess.Process) -> None:
     """Leave no member of the command's group behind: TERM (so that tools clean up), two seconds, KILL."""
-    if process.returncode is not None:
+    if process.returncode is not None and process.stdout is not None and process.stdout.at_eof():
         return
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(process.pid, number)
-        except ProcessLookupError:
-            break
-        try:
-            async with asyncio.timeout(2 if number is signal.SIGTERM else None):
-                await process.wait()
-            return
-        except TimeoutError:
-            log.warning("process %d ignores SIGTERM", process.pid)
+    try:
+        os.killpg(process.pid, signal.SIGTERM)
+        async with asyncio.timeout(2):
+            await process.wait()
+    except ProcessLookupError:
+        log.debug("process group %d is gone", process.pid)
+    except TimeoutError:
+        log.warning("process %d ignores SIGTERM", process.pid)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
     await process.wait()

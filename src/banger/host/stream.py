@@ -21,7 +21,7 @@ class Stream(Protocol):
         """Up to `limit` bytes; empty at the end of the stream."""
 
     async def write(self, data: bytes) -> None:
-        """Send all of it; waits while the peer reads slowly."""
+        """Send all of it; waits while the peer reads slowly. GuestFailed when the peer is gone."""
 
     def close(self) -> None:
         """Give the stream up; pending reads end."""
@@ -42,12 +42,18 @@ class RealStream:
 
     async def read(self, limit: int) -> bytes:
         """See Stream."""
-        return await self.reader.read(limit)
+        try:
+            return await self.reader.read(limit)
+        except (ConnectionResetError, BrokenPipeError):
+            return b""
 
     async def write(self, data: bytes) -> None:
         """See Stream."""
-        self.writer.write(data)
-        await self.writer.drain()
+        try:
+            self.writer.write(data)
+            await self.writer.drain()
+        except (ConnectionResetError, BrokenPipeError) as error:
+            raise GuestFailed("the other end has closed the stream") from error
 
     def close(self) -> None:
         """See Stream."""

@@ -1,0 +1,256 @@
+"""QEMU's `microvm` machine: with KVM where the host has it, by emulation (TCG) elsewhere.
+
+The process runs inside the machine's run folder and names its sockets relative to it, so that a saved machine can be started elsewhere. The sockets
+are made before it starts: connecting never races with its start, and a stream that ends is how its death is noticed. The console is a socket too:
+what the guest prints while nobody is connected is dropped by QEMU (a pipe would fill and stall the guest instead).
+Owns the process, `vmm.json`, `vmm.log` and the sockets; `remove` takes all of them away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal as signals
+from typing import TYPE_CHECKING
+
+from banger.host.console import harmless
+from banger.host.detached import Detached
+from banger.host.proc import Life, ProcessId
+from banger.model.errors import BadRequest, BangerError, GuestFailed, HostLacks, TimedOut, VmmFailed
+from banger.model.finding import Finding, Level
+from banger.model.parts import DiskPart, MachinePart, NicPart, PartStatus
+from banger.model.paths import Paths
+
+if TYPE_CHECKING:
+    from banger.backends.vmm import Vmm
+    from banger.host import Host
+    from banger.host.stream import Stream
+    from banger.model.ids import VmId
+
+BINARY = "qemu-system-x86_64"
+PACKAGE = "qemu-system-x86"
+SOCKETS = ("qmp.sock", "agent.sock", "console.sock")
+READY_TIMEOUT = 5.0
+LOG_TAIL = 4096
+MOST_VCPUS = 64
+LEAST_MEMORY, MOST_MEMORY = 128, 1 << 20
+ABSENT = PartStatus(present=False)
+
+
+def guest_name(vm: VmId) -> str:
+    """What `-name` says, whole: by this word a process is found whose pid was not written down."""
+    return f"guest=banger-{vm},process=banger-{vm}"
+
+
+def kernel_arguments(accelerator: str, tsc_khz: int) -> str:
+    """The guest kernel's command line. Under TCG the microvm has no clock to calibrate the TSC by: without being told, half of all boots hang."""
+    words = ["console=ttyS0", "reboot=t", "panic=-1", "quiet", "banger.lower=root", "banger.upper=upper", "banger.port=banger.0"]
+    if accelerator == "tcg" and tsc_khz:
+        words.append(f"tsc_early_khz={tsc_khz}")
+    return " ".join(words)
+
+
+def argv(part: MachinePart, paths: Paths, *, tsc_khz: int) -> list[str]:
+    """The whole command; `%NAME%` stands for the descriptor of that socket (see Proc.spawn)."""
+    return [
+        BINARY,
+        *("-name", guest_name(part.vm)),
+        *("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"),
+        "-nodefaults",
+        "-no-user-config",
+        "-no-reboot",
+        *("-display", "none"),
+        *("-M", "microvm,acpi=on,rtc=on"),
+        *(("-accel", "kvm", "-cpu", "host") if part.accelerator == "kvm" else ("-accel", "tcg,thread=multi", "-cpu", "Nehalem")),
+        *("-smp", str(part.vcpu)),
+        *("-m", f"{part.memory_mib}M"),
+        *("-global", "virtio-mmio.force-legacy=false"),
+        *("-kernel", part.kernel),
+        *("-initrd", part.initramfs),
+        *("-append", kernel_arguments(part.accelerator, tsc_khz)),
+        *_disks(part.disk, paths),
+        *_channels(),
+        *_nic(part.nic),
+        *("-object", "rng-random,id=rng,filename=/dev/urandom"),
+        *("-device", "virtio-rng-device,rng=rng"),
+    ]
+
+
+def _escaped(path: str) -> str:
+    """A comma in a value of QEMU's options is written twice."""
+    return path.replace(",", ",,")
+
+
+def _disks(disk: DiskPart, paths: Paths) -> list[str]:
+    """The shared base, read-only, and the machine's own file. What the guest has flushed is with the host kernel, so it outlives a killed QEMU."""
+    upper = _escaped(str(paths.overlay(disk.vm)))
+    return [
+        *("-drive", f"if=none,id=root,file={_escaped(disk.base)},format=raw,readonly=on"),
+        *("-device", "virtio-blk-device,drive=root,serial=root"),
+        *("-drive", f"if=none,id=upper,file={upper},format=raw,cache=writeback,discard=unmap"),
+        *("-device", "virtio-blk-device,drive=upper,serial=upper"),
+    ]
+
+
+def _channels() -> list[str]:
+    """QMP, the guest's console, and the agent's virtio-serial port."""
+    return [
+        *("-chardev", "socket,id=qmp,fd=%qmp.sock%,server=on,wait=off"),
+        *("-mon", "chardev=qmp,mode=control"),
+        *("-chardev", "socket,id=console,fd=%console.sock%,server=on,wait=off"),
+        *("-serial", "chardev:console"),
+        *("-device", "virtio-serial-device"),
+        *("-chardev", "socket,id=agent,fd=%agent.sock%,server=on,wait=off"),
+        *("-device", "virtserialport,chardev=agent,name=banger.0"),
+    ]
+
+
+def _nic(nic: NicPart) -> list[str]:
+    """How each kind of network looks from here; `none` is no device at all."""
+    if nic.backend == "none":
+        return ["-nic", "none"]
+    if nic.backend == "user":
+        return [
+            *("-netdev", "stream,id=n,server=off,addr.type=unix,addr.path=passt.sock"),
+            *("-device", f"virtio-net-device,netdev=n,mac={nic.mac}"),
+        ]
+    raise BadRequest(f"QEMU cannot use the network {nic.backend!r}")
+
+
+class Qemu:
+    """The backend."""
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        #: The agent's stream of each machine. QEMU serves one peer at a time, so the former must go before a new one can be served.
+        self.streams: dict[VmId, Stream] = {}
+        #: Kept because a listing of a thousand machines asks for each; they hold no state but a path.
+        self.processes: dict[VmId, Detached] = {}
+
+    def usable(self) -> str:
+        """See Vmm."""
+        if self.host.facts.architecture() != "x86_64":
+            return f"QEMU machines need an x86_64 host for now; this is {self.host.facts.architecture()}"
+        if self.host.proc.which(BINARY) is None:
+            return f"{BINARY} is not installed (package {PACKAGE})"
+        return ""
+
+    def _accelerator(self) -> tuple[str, str]:
+        if self.host.settings.kvm != "auto":
+            return ("kvm" if self.host.settings.kvm == "yes" else "tcg"), f"the setting kvm is {self.host.settings.kvm}"
+        kvm = self.host.facts.kvm()
+        return ("kvm" if kvm.usable else "tcg"), kvm.reason
+
+    def plan(self, vm: VmId, *, vcpu: int, memory_mib: int, kernel: str, initramfs: str, disk: DiskPart, nic: NicPart) -> MachinePart:
+        """See Vmm."""
+        if not 1 <= vcpu <= MOST_VCPUS:
+            raise BadRequest(f"{vcpu} virtual CPUs are not possible", hint=f"choose 1 to {MOST_VCPUS}")
+        if not LEAST_MEMORY <= memory_mib <= MOST_MEMORY:
+            raise BadRequest(f"{memory_mib} MiB of memory are not possible", hint=f"choose {LEAST_MEMORY}M to {MOST_MEMORY >> 10}G")
+        accelerator, reason = self._accelerator()
+        return MachinePart(
+            backend="qemu",
+            vm=vm,
+            vcpu=vcpu,
+            memory_mib=memory_mib,
+            accelerator=accelerator,
+            reason=f"QEMU with {accelerator.upper()}: {reason}",
+            kernel=kernel,
+            initramfs=initramfs,
+            disk=disk,
+            nic=nic,
+        )
+
+    def _process(self, vm: VmId) -> Detached:
+        found = self.processes.get(vm)
+        if found is None:
+            record = self.host.paths.vm_run(vm) / "vmm.json"
+            found = self.processes[vm] = Detached(self.host.proc, self.host.files, record, (guest_name(vm),))
+        return found
+
+    async def ensure(self, part: MachinePart) -> None:
+        """See Vmm."""
+        process = self._process(part.vm)
+        if process.find() is not None:
+            return
+        missing = self.usable()
+        if missing:
+            raise HostLacks(missing, hint=f"as root: apt-get install {PACKAGE}")
+        folder = self.host.files.private_folder(self.host.paths.vm_run(part.vm))
+        command = argv(part, self.host.paths, tsc_khz=self.host.facts.tsc_khz())
+
+        async def spawn() -> ProcessId:
+            return await self.host.proc.spawn(command, cwd=folder, output=folder / "vmm.log", listen=SOCKETS)
+
+        started = await process.start(spawn)
+        try:
+            await self.host.qmp.execute(folder / "qmp.sock", "query-status", timeout=READY_TIMEOUT)
+        except (GuestFailed, VmmFailed, TimedOut) as error:
+            raise await self._failure(part.vm, started, error) from error
+
+    async def _failure(self, vm: VmId, started: ProcessId, error: BangerError) -> VmmFailed:
+        """Why it does not answer: its own last words if it ended."""
+        try:
+            async with asyncio.timeout(1.0):
+                await self.host.proc.gone(started)
+        except TimeoutError:
+            return VmmFailed(f"QEMU does not answer: {error}")
+        said = harmless((self.host.files.read(self.host.paths.vm_run(vm) / "vmm.log") or b"")[-LOG_TAIL:]).splitlines()
+        return VmmFailed(f"QEMU ended at once: {said[-1] if said else 'it said nothing'}", tail=tuple(said))
+
+    async def remove(self, part: MachinePart) -> None:
+        """See Vmm."""
+        stream = self.streams.pop(part.vm, None)
+        if stream is not None:
+            stream.close()
+        await self._process(part.vm).end()
+        self.processes.pop(part.vm, None)
+        folder = self.host.paths.vm_run(part.vm)
+        for name in (*SOCKETS, "vmm.log"):
+            self.host.files.remove_tree(folder / name)
+        self.host.files.remove_if_empty(folder)
+
+    def inspect(self, part: MachinePart) -> PartStatus:
+        """See Vmm."""
+        process = self._process(part.vm).find()
+        if process is None:
+            return ABSENT
+        return PartStatus(present=True, running=True, frozen=self.host.proc.look(process) is Life.FROZEN, pid=process.pid)
+
+    async def gone(self, part: MachinePart) -> None:
+        """See Vmm."""
+        process = self._process(part.vm).find()
+        if process is not None:
+            await self.host.proc.gone(process)
+
+    def signal(self, part: MachinePart, number: int) -> bool:
+        """See Vmm."""
+        process = self._process(part.vm).find()
+        return process is not None and self.host.proc.signal(process, signals.Signals(number))
+
+    async def dial(self, part: MachinePart) -> Stream:
+        """See Vmm."""
+        former = self.streams.pop(part.vm, None)
+        if former is not None:
+            former.close()
+        stream = await self.host.dialer.unix(self.host.paths.vm_run(part.vm) / "agent.sock")
+        self.streams[part.vm] = stream
+        return stream
+
+    def check(self) -> list[Finding]:
+        """See Vmm."""
+        missing = self.usable()
+        if missing:
+            packages = (PACKAGE,) if "installed" in missing else ()
+            return [Finding(level=Level.FAIL, subject="qemu", message=missing, fix=f"apt-get install {PACKAGE}", packages=packages)]
+        accelerator, reason = self._accelerator()
+        speed = Level.PASS if accelerator == "kvm" else Level.WARN
+        fix = "" if speed is Level.PASS else "machines work, slowly; for speed, use a host with hardware virtualisation and access to /dev/kvm"
+        return [
+            Finding(level=Level.PASS, subject="qemu", message=f"{self.host.proc.which(BINARY)}"),
+            Finding(level=speed, subject="kvm", message=f"{accelerator.upper()} is used: {reason}", fix=fix),
+        ]
+
+
+def backend(host: Host) -> Vmm:
+    """QEMU on this host."""
+    return Qemu(host)

@@ -1,0 +1,74 @@
+"""A process that outlives the daemon, and the record by which it is found again.
+
+The record is written twice: before the start (pid 0: one may exist) and after it. So a process that was started by a daemon that died before it
+could write down the pid is still found, by its arguments; a machine without a record never costs a look through /proc. Owns the record's file;
+whoever made the folder removes it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import msgspec
+
+from banger.host.files import Files
+from banger.host.proc import Life, Proc, ProcessId
+from banger.model.codec import decode, encode
+from banger.model.errors import TimedOut
+
+END_TIMEOUT = 10.0
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the file holds; pid 0: it was about to be started."""
+
+    version: int = 1
+    pid: int = 0
+    start: int = 0
+
+
+class Detached:
+    """One such process: `record` is its file, `mark` are words of its command line that no other process has."""
+
+    def __init__(self, proc: Proc, files: Files, record: Path, mark: tuple[str, ...]) -> None:
+        self.proc, self.files, self.record, self.mark = proc, files, record, mark
+
+    def find(self) -> ProcessId | None:
+        """The process if it lives (running or frozen), else None."""
+        data = self.files.read(self.record)
+        if data is None:
+            return None
+        known = decode(data, Record, what=str(self.record))
+        process = ProcessId(known.pid, known.start) if known.pid else self.proc.find(self.mark)
+        return process if process is not None and self.proc.look(process) is not Life.GONE else None
+
+    async def start(self, spawn: Callable[[], Awaitable[ProcessId]]) -> ProcessId:
+        """Start it by `spawn`, unless it lives; a failed start leaves no record."""
+        found = self.find()
+        if found is None:
+            self._write(Record())
+            try:
+                found = await spawn()
+            except BaseException:
+                await self.end()
+                raise
+        self._write(Record(pid=found.pid, start=found.start))
+        return found
+
+    def _write(self, record: Record) -> None:
+        self.files.write_atomic(self.record, encode(record), durable=False)
+
+    async def end(self) -> None:
+        """Kill it (a frozen one too), wait until it is gone, and forget it; missing is success."""
+        process = self.find()
+        if process is not None:
+            self.proc.signal(process, signal.SIGKILL)
+            try:
+                async with asyncio.timeout(END_TIMEOUT):
+                    await self.proc.gone(process)
+            except TimeoutError:
+                raise TimedOut(f"process {process.pid} does not end: killed {END_TIMEOUT:g} s ago") from None
+        self.files.remove_tree(self.record)
