@@ -1,0 +1,33 @@
+# One command each: `make check` (format, lint, types, layers, unit tests, the agent's own), `make test` (everything this machine can run), `make bench`.
+.POSIX:
+.PHONY: check test bench vm clean
+
+python = .venv/bin/python
+go = $(CURDIR)/.venv/bin/go
+goenv = env CGO_ENABLED=0 GOPROXY=off GOTOOLCHAIN=local GOFLAGS=-mod=mod
+
+# As in CI, a skip for want of something is a failure: what is missing is installed by packaging/bootstrap.py.
+export BANGER_REQUIRE = all
+
+.venv/built-dev: pyproject.toml hatch_build.py packaging/bootstrap.py
+	python3 packaging/bootstrap.py dev
+
+check: .venv/built-dev
+	$(python) -m ruff format --check .
+	$(python) -m ruff check .
+	$(python) -m mypy
+	.venv/bin/lint-imports --no-cache
+	cd agent && test -z "$$($(go)fmt -l . | tee /dev/stderr)"
+	cd agent && $(goenv) $(go) vet ./...
+	cd agent && $(goenv) $(go) test ./...
+	cd agent && $(goenv) GOARCH=arm64 $(go) vet ./...
+	$(python) -m pytest -q tests/unit
+
+test: check
+	$(python) -m pytest -q tests --ignore=tests/unit
+
+bench: .venv/built-dev
+	$(python) -m bench
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis src/banger/agent
