@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from banger.host.ext4 import Ext4
     from banger.host.facts import Facts
     from banger.host.files import Files
+    from banger.host.kmod import Kmod
     from banger.host.proc import Proc
     from banger.host.qmp import Qmp
     from banger.host.stream import Dialer
@@ -35,5 +36,6 @@ class Host:
     ext4: Ext4
     facts: Facts
     files: Files
+    kmod: Kmod
     proc: Proc
     qmp: Qmp
