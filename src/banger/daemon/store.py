@@ -5,10 +5,9 @@ A row's phase says what a restarted daemon does with it: `creating` and `deletin
 
 from __future__ import annotations
 
-import sqlite3
 from enum import StrEnum
 
-from banger.host.sqlite import Database, Value
+from banger.host.sqlite import Conflict, Database, Value
 from banger.model import codec
 from banger.model.errors import AlreadyExists, Corrupt
 from banger.model.ids import VmId
@@ -36,7 +35,7 @@ class Store:
         values = (plan.id, plan.name, Phase.CREATING, codec.encode(plan))
         try:
             self.database.execute("INSERT INTO vms VALUES (?, ?, ?, ?)", values)
-        except sqlite3.IntegrityError as error:
+        except Conflict as error:
             raise name_taken(plan.name) from error
 
     def mark(self, vm: VmId, phase: Phase) -> None:

@@ -16,11 +16,15 @@ BUSY_MS = 5000
 HINT = "move the file away to start anew (machines in it are then unknown to banger)"
 
 
+class Conflict(Exception):
+    """A row with the same key is there already."""
+
+
 class Database(Protocol):
     """A database that is open."""
 
     def execute(self, statement: str, values: Sequence[Value] = ()) -> list[Row]:
-        """Run one statement in a transaction of its own; on disk when it returns. sqlite3.IntegrityError goes through as itself."""
+        """Run one statement in a transaction of its own; on disk when it returns. Conflict when a unique value is taken."""
 
     def close(self) -> None:
         """Close it; twice is once."""
@@ -46,6 +50,8 @@ class RealDatabase:
         """See Database."""
         try:
             return self.connection.execute(statement, values).fetchall()
+        except sqlite3.IntegrityError as error:
+            raise Conflict(str(error)) from error
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
                 raise NoSpace(f"no space left for {self.path}") from error
