@@ -78,9 +78,8 @@ class Machine:
                 async with step("network", f"network {self.plan.nic.backend}"):
                     await self.resources.ensure(self.plan.nic)
                 async with step("machine", f"starting {self.plan.machine.backend}"):
-                    self.host.consoles.prepare(self.plan.id)
-                    self.host.consoles.start(self.plan.id)
                     await self.resources.ensure(self.plan.machine)
+                    await self.host.consoles.start(self.plan.id)
             async with step("agent", "waiting for the guest"):
                 await self.meet(self.host.settings.boot_timeout)
             if wait == "boot":

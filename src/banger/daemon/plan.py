@@ -16,12 +16,10 @@ from banger.model.catalog import ImageManifest
 from banger.model.config import Settings
 from banger.model.errors import BadRequest, HostLacks
 from banger.model.ids import VmId, valid_vm_name
+from banger.model.parts import MachinePart
 from banger.model.sizes import parse_size, show_size
 from banger.model.vm import VmPlan, VmSpec
 
-MAX_VCPU = 64
-MIN_MEMORY_MIB = 128
-MAX_MEMORY_MIB = 1 << 20
 VMM_ORDER = ("firecracker", "qemu")
 WAITS = ("agent", "boot")
 
@@ -49,7 +47,7 @@ class HostSize(msgspec.Struct, frozen=True, kw_only=True):
 
 def resolve(spec: VmSpec, settings: Settings, size: HostSize, *, name: str) -> Resolved:
     """Fill in defaults: asked for, else set, else derived from the host (cpus/4 at most 4; memory/8 at most 8 GiB). `name` is for a nameless one."""
-    resolved = Resolved(
+    return Resolved(
         name=valid_vm_name(spec.name if spec.name is not None else name),
         image=spec.image or settings.default_image,
         vcpu=first(spec.vcpu, settings.vcpu or None, max(1, min(4, size.cpus // 4))),
@@ -60,21 +58,11 @@ def resolve(spec: VmSpec, settings: Settings, size: HostSize, *, name: str) -> R
         vmm=spec.vmm or settings.vmm,
         rm=spec.rm,
     )
-    check_limits(resolved)
-    return resolved
 
 
 def first(*choices: int | None) -> int:
     """The first that is there; zero counts (and is refused later), since it was asked for."""
     return next(choice for choice in choices if choice is not None)
-
-
-def check_limits(asked: Resolved) -> None:
-    """BadRequest for counts and sizes that no host has; what this host cannot give shows when it is tried."""
-    if not 1 <= asked.vcpu <= MAX_VCPU:
-        raise BadRequest(f"{asked.vcpu} virtual CPUs cannot be had", hint=f"choose 1 to {MAX_VCPU}")
-    if not MIN_MEMORY_MIB <= asked.memory_mib <= MAX_MEMORY_MIB:
-        raise BadRequest(f"{asked.memory_mib} MiB of memory cannot be had", hint=f"choose {MIN_MEMORY_MIB} MiB to {MAX_MEMORY_MIB >> 10} GiB")
 
 
 def known(kind: str, name: str, names: Sequence[str]) -> str:
@@ -99,32 +87,46 @@ def choose_vmm(asked: str, vmms: Mapping[str, Vmm]) -> str:
     raise HostLacks("; ".join(f"{name}: {lack}" for name, lack in lacks.items()), hint="run: banger doctor")
 
 
-def decide(
-    asked: Resolved,
-    *,
-    vm: VmId,
-    now: datetime,
-    image: ImageManifest,
-    base: Path,
-    kernel: Path,
-    initramfs: Path,
-    vmm: Vmm,
-    disk: Disk,
-    network: Network,
-    machine_id: str,
-) -> VmPlan:
-    """The whole plan; each backend decides its part."""
-    disk_part = disk.plan(vm, base=base, size=asked.disk_bytes)
-    nic = network.plan(vm, host_access=asked.host_access)
-    machine = vmm.plan(
+class Backends(msgspec.Struct, frozen=True, kw_only=True):
+    """The backends that a request names."""
+
+    vmm: Vmm
+    disk: Disk
+    network: Network
+
+
+class Boot(msgspec.Struct, frozen=True, kw_only=True):
+    """Files that a machine boots from, as absolute paths."""
+
+    base: Path
+    kernel: Path
+    initramfs: Path
+
+
+NO_BOOT = Boot(base=Path("/"), kernel=Path("/"), initramfs=Path("/"))
+
+
+def parts(asked: Resolved, vm: VmId, boot: Boot, backends: Backends) -> MachinePart:
+    """Every part, each decided by its backend (disk and network within the machine's); BadRequest for what cannot be."""
+    return backends.vmm.plan(
         vm,
         vcpu=asked.vcpu,
         memory_mib=asked.memory_mib,
-        kernel=str(kernel),
-        initramfs=str(initramfs),
-        disk=disk_part,
-        nic=nic,
+        kernel=str(boot.kernel),
+        initramfs=str(boot.initramfs),
+        disk=backends.disk.plan(vm, base=boot.base, size=asked.disk_bytes),
+        nic=backends.network.plan(vm, host_access=asked.host_access),
     )
+
+
+def check(asked: Resolved, backends: Backends) -> None:
+    """Refuse an impossible request before anything is fetched for it."""
+    parts(asked, VmId("0" * 12), NO_BOOT, backends)
+
+
+def decide(asked: Resolved, boot: Boot, backends: Backends, *, vm: VmId, now: datetime, image: ImageManifest, machine_id: str) -> VmPlan:
+    """The whole plan."""
+    machine = parts(asked, vm, boot, backends)
     return VmPlan(
         id=vm,
         name=asked.name,
@@ -134,8 +136,8 @@ def decide(
         created=now,
         rm=asked.rm,
         machine_id=machine_id,
-        disk=disk_part,
-        nic=nic,
+        disk=machine.disk,
+        nic=machine.nic,
         machine=machine,
     )
 

@@ -7,7 +7,7 @@ import difflib
 import logging
 import signal as signals
 from collections.abc import AsyncIterator, Mapping
-from contextlib import suppress
+from contextlib import aclosing, suppress
 
 from banger.daemon import plan as planning
 from banger.daemon.boots import Boots
@@ -78,8 +78,9 @@ class Vms:
         if not follow:
             yield Text(text=self.host.consoles.read(machine.plan.id))
             return
-        async for text in self.host.consoles.watch(machine.plan.id):
-            yield Text(text=text)
+        async with aclosing(self.host.consoles.watch(machine.plan.id)) as texts:
+            async for text in texts:
+                yield Text(text=text)
 
     async def open(self, reference: str, request: Mapping[str, object]) -> Duplex:
         """A stream to the guest's agent; WrongState when the machine does not run."""
@@ -100,12 +101,17 @@ class Vms:
         size = planning.HostSize(cpus=self.host.facts.cpus(), memory_mib=self.host.facts.memory_mib())
         asked = planning.resolve(spec, self.host.settings, size, name=spare)
         planning.known("network", asked.network, list(self.resources.networks))
-        vmm = planning.choose_vmm(asked.vmm, self.resources.vmms)
+        backends = planning.Backends(
+            vmm=self.resources.vmms[planning.choose_vmm(asked.vmm, self.resources.vmms)],
+            disk=self.resources.disks["overlay"],
+            network=self.resources.networks[asked.network],
+        )
+        planning.check(asked, backends)
         if asked.name in taken:
             raise name_taken(asked.name)
         if asked.rm and not start:
             raise BadRequest("a machine that is not started cannot be one with --rm")
-        running = self.operations.begin("vm.create", asked.name, lambda: self._create(asked, vmm, start=start, wait=wait))
+        running = self.operations.begin("vm.create", asked.name, lambda: self._create(asked, backends, start=start, wait=wait))
         if asked.rm:
             return self.operations.follow_bound(running, self._release)
         return self.operations.follow(running)
@@ -114,8 +120,8 @@ class Vms:
         if status.id in self.machines:
             await self.delete(status.id)
 
-    async def _create(self, asked: planning.Resolved, vmm: str, *, start: bool, wait: str) -> VmStatus:
-        machine = await self._reserve(asked, vmm)
+    async def _create(self, asked: planning.Resolved, backends: planning.Backends, *, start: bool, wait: str) -> VmStatus:
+        machine = await self._reserve(asked, backends)
         try:
             async with machine.lock, step("disk", "making the disk"):
                 await self.resources.ensure(machine.plan.disk)
@@ -130,24 +136,25 @@ class Vms:
             self.watch(machine)
         return machine.status()
 
-    async def _reserve(self, asked: planning.Resolved, vmm: str) -> Machine:
+    async def _reserve(self, asked: planning.Resolved, backends: planning.Backends) -> Machine:
         """Make image and kernel present, decide, and save the intent; nothing of the machine is on the host yet."""
         async with step("image", asked.image):
             image = await self.images.need(asked.image)
         async with step("kernel", image.kernel):
             kernel = await self.kernels.need(image.kernel)
         async with step("plan"):
-            plan = planning.decide(
-                asked,
-                vm=VmId(self.host.clock.random(6).hex()),
-                now=self.host.clock.now(),
-                image=image,
+            boot = planning.Boot(
                 base=self.host.paths.image(image.name) / "rootfs.ext4",
                 kernel=self.host.paths.kernel(kernel.name) / "vmlinux",
                 initramfs=self.boots.initramfs(kernel),
-                vmm=self.resources.vmms[vmm],
-                disk=self.resources.disks["overlay"],
-                network=self.resources.networks[asked.network],
+            )
+            plan = planning.decide(
+                asked,
+                boot,
+                backends,
+                vm=VmId(self.host.clock.random(6).hex()),
+                now=self.host.clock.now(),
+                image=image,
                 machine_id=self.host.clock.random(16).hex(),
             )
             self.store.add(plan)
@@ -173,6 +180,7 @@ class Vms:
         await machine.down()
         async with machine.lock:
             await self.resources.remove_all(*lasting(plan))
+            self.host.consoles.remove(plan.id)
             self.host.files.remove_tree(self.host.paths.vm_run(plan.id))
             self.host.files.remove_tree(self.host.paths.vm_state(plan.id))
             self.store.drop(plan.id)
@@ -292,7 +300,7 @@ class Vms:
             await self._destroy(machine)
         elif machine.inspect().running:
             log.info("taking over %s", plan.name)
-            self.host.consoles.start(plan.id)
+            await self.host.consoles.start(plan.id)
             self.watch(machine)
             self.tasks.create_task(self._greet(machine), name=f"greet {plan.name}")
         else:

@@ -8,7 +8,6 @@ a stream of lines, `Duplex` an upgraded connection that speaks wire frames. This
 from __future__ import annotations
 
 from importlib import import_module
-from pkgutil import iter_modules
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -62,6 +61,8 @@ def op(route: str) -> Callable[[F], F]:
 
 def every_op() -> dict[str, Op]:
     """All operations by name; imports each file of this folder."""
+    from pkgutil import iter_modules  # as slow to import as the whole of `vm list`
+
     for module in iter_modules(__path__):
         import_module(f"{__name__}.{module.name}")
     return REGISTRY
