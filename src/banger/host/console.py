@@ -12,11 +12,10 @@ import logging
 import os
 import re
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Protocol
 
-from banger.model.errors import GuestFailed
 from banger.model.ids import VmId
 from banger.model.paths import Paths
 
@@ -39,8 +38,11 @@ def harmless(data: bytes) -> str:
 class Consoles(Protocol):
     """The consoles of all machines."""
 
-    async def start(self, vm: VmId) -> None:
-        """Connect to the console and keep its log; a second start is none. GuestFailed when nobody serves it."""
+    def prepare(self, vm: VmId) -> None:
+        """Make the folder of the log."""
+
+    def start(self, vm: VmId) -> bool:
+        """Connect to the console and keep its log, unless that is so; False when nobody serves it (yet, or any more)."""
 
     def stop(self, vm: VmId) -> None:
         """Let go of the console, with what has come by now in the log; its watchers end. Missing is success."""
@@ -51,7 +53,7 @@ class Consoles(Protocol):
     def tail(self, vm: VmId, lines: int) -> tuple[str, ...]:
         """The last lines that are not empty, made harmless."""
 
-    def watch(self, vm: VmId) -> AsyncIterator[str]:
+    def watch(self, vm: VmId) -> AsyncGenerator[str, None]:
         """The log so far and then what comes, made harmless, whole lines where possible; ends when the console does."""
 
     def remove(self, vm: VmId) -> None:
@@ -130,13 +132,20 @@ class RealConsoles:
         self.paths, self.half = paths, keep // 2
         self.pumps: dict[VmId, Pump] = {}
 
-    async def start(self, vm: VmId) -> None:
+    def prepare(self, vm: VmId) -> None:
+        """See Consoles."""
+        self.paths.vm_state(vm).mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def start(self, vm: VmId) -> bool:
         """See Consoles."""
         if vm in self.pumps and not self.pumps[vm].ended:
-            return
-        path = self.paths.console_log(vm)
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.pumps[vm] = Pump(_connect(self.paths.vm_run(vm) / "console.sock"), path, self.half)
+            return True
+        connection = _connect(self.paths.vm_run(vm) / "console.sock")
+        if connection is None:
+            return False
+        self.prepare(vm)
+        self.pumps[vm] = Pump(connection, self.paths.console_log(vm), self.half)
+        return True
 
     def stop(self, vm: VmId) -> None:
         """See Consoles."""
@@ -162,7 +171,7 @@ class RealConsoles:
         found = [line.rstrip() for line in harmless(self._last(vm, min(lines * 1024, 2 * self.half))).split("\n") if line.strip()]
         return tuple(found[-lines:]) if lines > 0 else ()
 
-    async def watch(self, vm: VmId) -> AsyncIterator[str]:
+    async def watch(self, vm: VmId) -> AsyncGenerator[str, None]:
         """See Consoles."""
         pump = self.pumps.get(vm)
         data, seen = self._last(vm, 2 * self.half), pump.written if pump else 0
@@ -200,8 +209,8 @@ def cut(data: bytes) -> tuple[bytes, bytes]:
     return (data[:end], data[end:]) if end or len(data) < 4096 else (data, b"")
 
 
-def _connect(path: Path) -> socket.socket:
-    """A connected, non-blocking socket; through a descriptor of its folder, because an address holds 108 bytes only (unix(7))."""
+def _connect(path: Path) -> socket.socket | None:
+    """A connected, non-blocking socket, or None; through a descriptor of its folder, because an address holds 108 bytes only (unix(7))."""
     made = socket.socket(socket.AF_UNIX)
     made.setblocking(False)
     try:
@@ -212,5 +221,6 @@ def _connect(path: Path) -> socket.socket:
             os.close(place)
     except OSError as error:
         made.close()
-        raise GuestFailed(f"cannot reach the console {path}: {error.strerror}") from error
+        log.debug("console %s: %s", path, error)
+        return None
     return made

@@ -182,6 +182,7 @@ class Qemu:
             return await self.host.proc.spawn(command, cwd=folder, output=folder / "vmm.log", listen=SOCKETS)
 
         started = await process.start(spawn)
+        self.host.consoles.start(part.vm)
         try:
             await self.host.qmp.execute(folder / "qmp.sock", "query-status", timeout=READY_TIMEOUT)
         except (GuestFailed, VmmFailed, TimedOut) as error:
