@@ -64,17 +64,29 @@ class Operations:
         running: Running[T] = Running(Operation(id=identity, name=name, subject=subject, stage="", detail="", started=self.clock.now()))
         running.task = asyncio.get_running_loop().create_task(self._run(running, work), name=f"{identity} {name} {subject}")
         self.running[identity] = running  # type: ignore[assignment]  # the registry forgets the result's type; only `begin`'s caller needs it
-        running.task.add_done_callback(lambda task: self._ended(running, task))
+        running.task.add_done_callback(lambda _: self._ended(running, Cancelled(f"{name} was cancelled before it began")))
         self.tasks.create_task(_settled(running.task))
         return running
 
     async def _run(self, running: Running[T], work: Callable[[], Awaitable[T]]) -> T:
         log.info("%s %s %s: begins", running.seen.id, running.seen.name, running.seen.subject)
-        with listening(running.hear):
-            return await work()
+        error: BaseException | None = None
+        try:
+            with listening(running.hear):
+                return await work()
+        except asyncio.CancelledError:
+            error = Cancelled(f"{running.seen.name} was cancelled")
+            raise
+        except Exception as raised:
+            error = raised
+            raise
+        finally:
+            self._ended(running, error)
 
-    def _ended(self, running: Running[T], task: asyncio.Task[T]) -> None:
-        error: BaseException | None = Cancelled(f"{running.seen.name} was cancelled") if task.cancelled() else task.exception()
+    def _ended(self, running: Running[T], error: BaseException | None) -> None:
+        """The last thing that an operation's task does, so that whoever sees the task done sees the operation ended; twice is once."""
+        if running.seen.id not in self.running:
+            return
         if error is not None and not isinstance(error, BangerError):
             log.error("%s failed", running.seen.id, exc_info=error)
         log.info("%s %s %s: %s", running.seen.id, running.seen.name, running.seen.subject, "done" if error is None else f"failed: {error}")
