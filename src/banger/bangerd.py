@@ -14,14 +14,15 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Mapping
-from contextlib import suppress
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from banger.daemon import Daemon, compose
 from banger.daemon.doctor import diagnose
 from banger.daemon.operations import failure_of
-from banger.frontends.http.server import serve
+from banger.frontends.http.server import Service, serving
 from banger.host import Host
 from banger.host.archive import RealArchive
 from banger.host.clock import RealClock
@@ -38,12 +39,13 @@ from banger.host.stream import RealDialer
 from banger.model import codec
 from banger.model.build import build_id
 from banger.model.config import Settings, load_settings
-from banger.model.errors import BangerError
+from banger.model.errors import BangerError, DaemonUnreachable
 from banger.model.paths import Paths
 from banger.ops import every_op
 
 log = logging.getLogger(__name__)
 PACKAGE = Path(__file__).parent
+LOCK_SECONDS = 10.0
 
 
 def find_paths(environment: Mapping[str, str], home: Path, uid: int, settings: Settings) -> Paths:
@@ -97,31 +99,54 @@ def make_folders(host: Host) -> None:
         host.files.private_folder(folder)
 
 
-def take_lock(path: Path) -> int | None:
-    """The descriptor that makes us the one daemon, or None when there is one already."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+def take_lock(paths: Paths) -> int | None:
+    """The descriptor that makes us the one daemon; None when another one serves. Waits for one that is starting or stepping down."""
+    descriptor = os.open(paths.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    deadline = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return descriptor
+        except BlockingIOError:
+            if answers(paths.socket):
+                os.close(descriptor)
+                return None
+        if time.monotonic() > deadline:
+            raise DaemonUnreachable(f"another daemon holds {paths.lock} but does not serve", hint=f"its log: {paths.log}")
+        time.sleep(0.02)
+
+
+def answers(path: Path) -> bool:
+    """Whether somebody listens at our socket; one that steps down removes it first."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe, opened_folder(path.parent) as folder:
+        return probe.connect_ex(f"/proc/self/fd/{folder}/{path.name}") == 0
+
+
+@contextmanager
+def opened_folder(path: Path) -> Iterator[int]:
+    """A descriptor of a folder: through it, sockets with paths of any length can be reached (an address holds 108 bytes, unix(7))."""
+    descriptor = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        yield descriptor
+    finally:
         os.close(descriptor)
-        return None
-    return descriptor
 
 
-def listen(path: Path) -> socket.socket:
-    """Our socket, 0600 from its first moment; a stale one is replaced (we hold the lock)."""
+@contextmanager
+def listening_at(path: Path) -> Iterator[socket.socket]:
+    """Our socket, 0600 from its first moment and gone at the end; a stale one is replaced (we hold the lock)."""
     path.unlink(missing_ok=True)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     before = os.umask(0o177)
-    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        listener.bind(f"/proc/self/fd/{folder}/{path.name}")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener, opened_folder(path.parent) as folder:
+            listener.bind(f"/proc/self/fd/{folder}/{path.name}")
+            os.umask(before)
+            listener.listen(128)
+            listener.setblocking(False)
+            yield listener
     finally:
         os.umask(before)
-        os.close(folder)
-    listener.listen(128)
-    listener.setblocking(False)
-    return listener
+        path.unlink(missing_ok=True)
 
 
 def start_log(host: Host) -> None:
@@ -160,12 +185,11 @@ async def _serve(host: Host, build: str, tasks: asyncio.TaskGroup) -> None:
         await daemon.images.shelf.clean()
         await daemon.kernels.shelf.clean()
         await daemon.vms.adopt()
-        server = await serve(every_op(), daemon, listen(host.paths.socket), build=build, stale=daemon.step_down)
-        try:
-            await _until_stopped(daemon)
-        finally:
-            host.paths.socket.unlink(missing_ok=True)
-            server.close()
+        service = Service(every_op(), daemon, build, stale=daemon.step_down)
+        with listening_at(host.paths.socket) as listener:
+            async with serving(service, listener):
+                await _until_stopped(daemon)
+                host.paths.socket.unlink(missing_ok=True)
     finally:
         daemon.vms.store.database.close()
 
@@ -190,7 +214,7 @@ def main() -> int:
             return 0
         make_folders(host)
         start_log(host)
-        lock = take_lock(host.paths.lock)
+        lock = take_lock(host.paths)
         if lock is not None:
             asyncio.run(run(host, build_id()))
         tell("ready")

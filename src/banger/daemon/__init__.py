@@ -55,9 +55,10 @@ class Daemon:
         self.stopping.set()
 
     def step_down(self) -> bool:
-        """Make room for newer code, unless an operation is under way."""
+        """Make room for newer code, unless an operation is under way. The socket goes first, so that nobody comes to us any more."""
         if self.operations.running:
             return False
+        self.host.paths.socket.unlink(missing_ok=True)
         self.stopping.set()
         return True
 
