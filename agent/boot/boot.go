@@ -1,0 +1,105 @@
+// Package boot is process 1 of a machine, from the kernel's hand to the image's own init, or for good where there is none.
+//
+// Idea: the server is started first of all and loads nothing itself, so that it answers as soon as the kernel shows its
+// port; meanwhile this process loads modules and mounts the root, and tells the server when it may enter. Once the
+// daemon has said who the machine is, process 1 turns into the image's init. Whatever fails on the way is said on the
+// console and in the hello, and the server goes on: a machine that does not come up should be able to say why.
+package boot
+
+import (
+	"errors"
+	"os"
+	"strings"
+	"syscall"
+
+	"banger/agent/serve"
+)
+
+// options come from the kernel's command line.
+type options struct{ lower, upper, port string }
+
+// Main never returns.
+func Main() {
+	problem := mountAll("/", bare)
+	attachConsole()
+	asked := readOptions()
+	keeper := newKeeper(asked.port)
+	keeper.start()
+	go keeper.reap()
+
+	root := root{path: "/"}
+	err := errors.Join(problem, loadModules("/modules"))
+	if asked.lower == "" {
+		err = errors.Join(err, furnish("/"))
+	} else if err == nil {
+		root, err = mountRoot(asked)
+	}
+	if err != nil {
+		serve.Note("boot failed: ", err.Error())
+		keeper.settle("error " + strings.ReplaceAll(err.Error(), "\n", "; "))
+		select {}
+	}
+	keeper.settle("root " + root.path + " " + root.layer)
+	<-keeper.identified
+	if err := handOver(keeper, root); err != nil {
+		serve.Note("init does not start, the agent stays: ", err.Error())
+	}
+	select {}
+}
+
+// handOver makes the root everybody's and becomes the image's init, if there is one.
+func handOver(keeper *keeper, root root) error {
+	keeper.hold()
+	err := switchRoot(root)
+	keeper.release("root / ")
+	if err != nil {
+		return err
+	}
+	program := findInit("")
+	if program == "" {
+		return nil
+	}
+	environment := []string{"PATH=" + serve.DefaultPath, "HOME=/", "TERM=linux"}
+	return errors.New(program + ": " + syscall.Exec(program, []string{program}, environment).Error())
+}
+
+// findInit is the program that the image means to be process 1.
+func findInit(root string) string {
+	own, _ := os.Stat("/proc/self/exe")
+	for _, path := range []string{"/sbin/init", "/lib/systemd/systemd", "/usr/lib/systemd/systemd"} {
+		found, err := os.Stat(root + path)
+		if err == nil && found.Mode().IsRegular() && found.Mode()&0o111 != 0 && !os.SameFile(found, own) {
+			return path
+		}
+	}
+	return ""
+}
+
+func readOptions() options {
+	asked := options{port: "banger.0"}
+	line, _ := os.ReadFile("/proc/cmdline")
+	for word := range strings.FieldsSeq(string(line)) {
+		name, value, _ := strings.Cut(word, "=")
+		switch name {
+		case "banger.lower":
+			asked.lower = value
+		case "banger.upper":
+			asked.upper = value
+		case "banger.port":
+			asked.port = value
+		}
+	}
+	return asked
+}
+
+// attachConsole gives us somewhere to complain: an initramfs need not have held /dev/console when the kernel looked for it.
+func attachConsole() {
+	console, err := syscall.Open("/dev/console", syscall.O_RDWR|syscall.O_NOCTTY|syscall.O_CLOEXEC, 0)
+	if err != nil {
+		return
+	}
+	for fd := range 3 {
+		_ = syscall.Dup3(console, fd, 0)
+	}
+	_ = syscall.Close(console)
+}

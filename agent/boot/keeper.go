@@ -1,0 +1,139 @@
+package boot
+
+import (
+	"bufio"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+
+	"banger/agent/serve"
+)
+
+// serverName is what the server is called among the processes: the last round of killing of an init that follows
+// systemd's convention spares a root process whose name begins with @, as it belongs to the initramfs.
+const serverName = "@banger-agent"
+
+const (
+	firstPause = 100 * time.Millisecond
+	longPause  = 5 * time.Second
+	goodLife   = 30 * time.Second
+)
+
+// keeper keeps one server alive while this program is process 1, and reaps the machine's orphans. It tells each server
+// in a line what became of the root, and hears in a line that the machine has been identified.
+type keeper struct {
+	port       string
+	identified chan struct{}
+
+	mu    sync.Mutex
+	pid   int
+	born  time.Time
+	pause time.Duration
+	tell  *os.File
+	news  string
+	known sync.Once
+	named bool
+}
+
+func newKeeper(port string) *keeper {
+	return &keeper{port: port, identified: make(chan struct{}), pause: firstPause}
+}
+
+// settle is the news about the root, for this server and those that may follow it.
+func (k *keeper) settle(news string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.news = news
+	k.inform()
+}
+
+func (k *keeper) inform() {
+	if k.news != "" && k.tell != nil {
+		_, _ = k.tell.WriteString(k.news + "\n")
+	}
+}
+
+// hold keeps a new server from starting while the root changes under it.
+func (k *keeper) hold() { k.mu.Lock() }
+
+// release is for the servers that follow; the one that runs is inside already.
+func (k *keeper) release(news string) {
+	k.news = news
+	k.mu.Unlock()
+}
+
+func (k *keeper) start() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if err := k.fork(); err != nil {
+		serve.Note("server does not start: ", err.Error())
+	}
+	k.inform()
+}
+
+func (k *keeper) fork() error {
+	theirEar, ourMouth, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer theirEar.Close()
+	ourEar, theirMouth, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer theirMouth.Close()
+	state := "new"
+	if k.named {
+		state = "identified"
+	}
+	k.pid, err = syscall.ForkExec("/proc/self/exe", []string{serverName, k.port, state}, &syscall.ProcAttr{
+		Dir: "/", Env: []string{"PATH=" + serve.DefaultPath}, Files: []uintptr{0, 1, 2, theirEar.Fd(), theirMouth.Fd()},
+	})
+	k.born = time.Now()
+	if k.tell != nil {
+		_ = k.tell.Close()
+	}
+	k.tell = ourMouth
+	go k.hear(ourEar)
+	return err
+}
+
+func (k *keeper) hear(from *os.File) {
+	defer from.Close()
+	for lines := bufio.NewScanner(from); lines.Scan(); {
+		if lines.Text() == "identified" {
+			k.known.Do(func() {
+				k.mu.Lock()
+				k.named = true
+				k.mu.Unlock()
+				close(k.identified)
+			})
+		}
+	}
+}
+
+// reap collects everything that ends, and starts a server again that ended, more slowly each time it did not live long.
+func (k *keeper) reap() {
+	for {
+		pid, err := syscall.Wait4(-1, nil, 0, nil)
+		if err == syscall.EINTR {
+			continue
+		}
+		k.mu.Lock()
+		ended := err != nil || pid == k.pid // without any child there is no server either
+		if ended && time.Since(k.born) > goodLife {
+			k.pause = firstPause
+		}
+		pause := k.pause
+		if ended {
+			k.pause = min(2*k.pause, longPause)
+		}
+		k.mu.Unlock()
+		if ended {
+			serve.Note("the server ended; starting it again")
+			time.Sleep(pause)
+			k.start()
+		}
+	}
+}

@@ -1,0 +1,3 @@
+package boot
+
+const finitModule = 273 // not in package syscall

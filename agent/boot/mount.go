@@ -1,0 +1,184 @@
+package boot
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"banger/agent/serve"
+)
+
+const (
+	diskPatience = 10 * time.Second
+	newRoot      = "/newroot"
+	lowerDir     = "/lower"
+	upperDir     = "/upper"
+)
+
+// root says where the image's root is, and the writable layer's folder below it, if it is on a disk.
+type root struct{ path, layer string }
+
+type mount struct {
+	source, path, kind, data string
+	flags                    uintptr
+}
+
+const closed = syscall.MS_NOSUID | syscall.MS_NODEV | syscall.MS_NOEXEC
+
+// bare is what the agent itself needs; full is what a process expects of a machine whose init mounts nothing.
+var (
+	bare = []mount{
+		{"proc", "proc", "proc", "", closed},
+		{"sysfs", "sys", "sysfs", "", closed},
+		{"devtmpfs", "dev", "devtmpfs", "mode=755", syscall.MS_NOSUID},
+	}
+	usual = append(append([]mount{}, bare...),
+		mount{"devpts", "dev/pts", "devpts", "mode=620,gid=5,ptmxmode=666", syscall.MS_NOSUID | syscall.MS_NOEXEC},
+		mount{"tmpfs", "dev/shm", "tmpfs", "mode=1777", syscall.MS_NOSUID | syscall.MS_NODEV},
+		mount{"tmpfs", "run", "tmpfs", "mode=755", syscall.MS_NOSUID | syscall.MS_NODEV},
+	)
+	withoutInit = []mount{{"cgroup2", "sys/fs/cgroup", "cgroup2", "nsdelegate", closed}}
+)
+
+func mountAll(root string, list []mount) error {
+	var problems []error
+	for _, one := range list {
+		path := filepath.Join(root, one.path)
+		_ = os.MkdirAll(path, 0o755)
+		err := syscall.Mount(one.source, path, one.kind, one.flags, one.data)
+		if err != nil && err != syscall.EBUSY {
+			problems = append(problems, &os.PathError{Op: "mount", Path: path, Err: err})
+		}
+	}
+	return errors.Join(problems...)
+}
+
+// furnish gives a root everything but its files.
+func furnish(root string) error {
+	list := usual
+	if root == "/" {
+		list = usual[len(bare):]
+	}
+	if err := mountAll(root, list); err != nil {
+		return err
+	}
+	for name, target := range map[string]string{"fd": "", "stdin": "/0", "stdout": "/1", "stderr": "/2"} {
+		_ = os.Symlink("/proc/self/fd"+target, filepath.Join(root, "dev", name))
+	}
+	if findInit(root) == "" {
+		if err := mountAll(root, withoutInit); err != nil {
+			serve.Note("no control groups: ", err.Error())
+		}
+	}
+	return nil
+}
+
+// mountRoot lays the writable disk over the read-only one.
+func mountRoot(asked options) (root, error) {
+	made := root{path: newRoot}
+	for _, path := range []string{newRoot, lowerDir, upperDir} {
+		if err := os.MkdirAll(path, 0o755); err != nil {
+			return made, err
+		}
+	}
+	if err := mountDisk(asked.lower, lowerDir, syscall.MS_RDONLY, "ext4", "squashfs", "erofs"); err != nil {
+		return made, err
+	}
+	if asked.upper == "" {
+		if err := syscall.Mount("tmpfs", upperDir, "tmpfs", 0, "mode=755"); err != nil {
+			return made, &os.PathError{Op: "mount", Path: upperDir, Err: err}
+		}
+	} else {
+		if err := mountDisk(asked.upper, upperDir, 0, "ext4"); err != nil {
+			return made, err
+		}
+		made.layer = upperDir
+	}
+	for _, path := range []string{upperDir + "/upper", upperDir + "/work"} {
+		if err := os.MkdirAll(path, 0o755); err != nil {
+			return made, err
+		}
+	}
+	layers := "lowerdir=" + lowerDir + ",upperdir=" + upperDir + "/upper,workdir=" + upperDir + "/work"
+	if err := syscall.Mount("overlay", newRoot, "overlay", 0, layers); err != nil {
+		return made, &os.PathError{Op: "mount overlay", Path: newRoot, Err: err}
+	}
+	return made, furnish(newRoot)
+}
+
+func mountDisk(name, path string, flags uintptr, kinds ...string) error {
+	device, err := findDisk(name)
+	if err != nil {
+		return err
+	}
+	var tried []string
+	for _, kind := range kinds {
+		err := syscall.Mount(device, path, kind, flags, "")
+		if err == nil {
+			return nil
+		}
+		tried = append(tried, kind+": "+err.Error())
+	}
+	return errors.New("disk " + name + " (" + device + ") does not mount: " + strings.Join(tried, ", "))
+}
+
+// findDisk waits for a disk of that name, or with that serial: virtio-mmio shows disks in no order to rely on.
+func findDisk(name string) (string, error) {
+	for end := time.Now().Add(diskPatience); ; time.Sleep(2 * time.Millisecond) {
+		if found := diskNow(name); found != "" {
+			if _, err := os.Stat("/dev/" + found); err == nil {
+				return "/dev/" + found, nil
+			}
+		}
+		if time.Now().After(end) {
+			return "", errors.New("disk " + name + " is missing: no block device has this name or serial; there are: " + strings.Join(disks(), " "))
+		}
+	}
+}
+
+func diskNow(name string) string {
+	if _, err := os.Stat("/sys/block/" + name); err == nil && !strings.Contains(name, "/") {
+		return name
+	}
+	for _, disk := range disks() {
+		serial, err := os.ReadFile("/sys/block/" + disk + "/serial")
+		if err == nil && strings.TrimSpace(string(serial)) == name {
+			return disk
+		}
+	}
+	return ""
+}
+
+func disks() (names []string) {
+	entries, _ := os.ReadDir("/sys/block")
+	for _, entry := range entries {
+		names = append(names, entry.Name())
+	}
+	return names
+}
+
+// switchRoot makes the new root the root of the machine, and gives the memory of the initramfs back.
+func switchRoot(to root) error {
+	if to.path == "/" {
+		return nil
+	}
+	for _, path := range append(listed("/modules"), "/modules", "/init") {
+		_ = os.Remove(path)
+	}
+	for _, path := range []string{"/dev", "/sys", "/proc"} {
+		_ = syscall.Unmount(path, syscall.MNT_DETACH)
+	}
+	if err := syscall.Chdir(to.path); err != nil {
+		return &os.PathError{Op: "chdir", Path: to.path, Err: err}
+	}
+	if err := syscall.Mount(".", "/", "", syscall.MS_MOVE, ""); err != nil {
+		return &os.PathError{Op: "move", Path: to.path, Err: err}
+	}
+	if err := syscall.Chroot("."); err != nil {
+		return &os.PathError{Op: "chroot", Path: to.path, Err: err}
+	}
+	return syscall.Chdir("/")
+}

@@ -1,0 +1,153 @@
+// Package identity makes a running system somebody: name, machine-id, keys, clock, randomness and network.
+//
+// Idea: an image, or a machine restored from a saved one, is nobody until the daemon says who it is. Everything is done
+// with system calls and files, because an image may hold no tool at all. Files are written from inside the image's root,
+// so a link in a hostile image leads nowhere else; each is replaced in one step. Applying twice is applying once.
+package identity
+
+import (
+	"bytes"
+	"encoding/base64"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// Request is the `identity` request of the wire.
+type Request struct {
+	Op             string   `json:"op"`
+	Hostname       string   `json:"hostname"`
+	MachineID      string   `json:"machine_id"`
+	TimeNS         int64    `json:"time_ns"`
+	Entropy        string   `json:"entropy"`
+	Network        *Network `json:"network"`
+	AuthorizedKeys []string `json:"authorized_keys"`
+}
+
+// Apply does all of it and returns the public host keys of the image's sshd, if it has one. An error names the part.
+func Apply(request *Request) (hostKeys []string, err error) {
+	seed, err := base64.StdEncoding.DecodeString(request.Entropy)
+	if err != nil || len(seed) < 32 {
+		return nil, errors.New("entropy: not 32 bytes or more in base64")
+	}
+	if err := request.check(); err != nil {
+		return nil, err
+	}
+	steps := []struct {
+		part string
+		do   func() error
+	}{
+		{"entropy", func() error { return stir(seed) }}, // first: keys are made of it
+		{"time_ns", func() error { return setClock(request.TimeNS) }},
+		{"hostname", func() error { return setHostname(request.Hostname) }},
+		{"machine_id", func() error { return replace("/etc/machine-id", []byte(request.MachineID+"\n"), 0o444) }},
+		{"network", func() error { return configure(request.Network) }},
+		{"authorized_keys", func() error { return authorize(request.AuthorizedKeys) }},
+		{"host_keys", func() (err error) { hostKeys, err = ensureHostKeys(request.MachineID); return err }},
+	}
+	for _, step := range steps {
+		if err := step.do(); err != nil {
+			return nil, errors.New(step.part + ": " + err.Error())
+		}
+	}
+	return hostKeys, nil
+}
+
+func (r *Request) check() error {
+	plain := func(c rune) bool {
+		return c == '-' || c == '.' || '0' <= c && c <= '9' || 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z'
+	}
+	if r.Hostname == "" || len(r.Hostname) > 64 || strings.ContainsFunc(r.Hostname, func(c rune) bool { return !plain(c) }) {
+		return errors.New("hostname: not a host name of 1 to 64 characters")
+	}
+	if len(r.MachineID) != 32 || strings.Trim(r.MachineID, "0123456789abcdef") != "" {
+		return errors.New("machine_id: not 32 hexadecimal digits")
+	}
+	if slices.ContainsFunc(r.AuthorizedKeys, func(line string) bool { return strings.ContainsAny(line, "\n\r\x00") }) {
+		return errors.New("authorized_keys: an entry is not one line")
+	}
+	return nil
+}
+
+// replace puts the content at path in one step, unless it is there already. A link at path is replaced itself.
+func replace(path string, content []byte, mode os.FileMode) error {
+	if there, err := os.Lstat(path); err == nil && there.Mode() == mode {
+		if old, err := os.ReadFile(path); err == nil && bytes.Equal(old, content) {
+			return nil
+		}
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	fresh, err := os.CreateTemp(filepath.Dir(path), ".banger-*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(fresh.Name())
+	_, err = fresh.Write(content)
+	err = errors.Join(err, fresh.Chmod(mode), fresh.Close())
+	if err != nil {
+		return err
+	}
+	return os.Rename(fresh.Name(), path)
+}
+
+// own marks the lines that are ours in a file that also holds others'.
+const own = "# banger"
+
+// rewrite replaces our lines of a file and keeps the others.
+func rewrite(path, missing string, mode os.FileMode, lines ...string) error {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		text = []byte(missing)
+	}
+	var kept []string
+	for _, line := range strings.Split(strings.TrimRight(string(text), "\n"), "\n") {
+		if !strings.HasSuffix(line, own) && (line != "" || len(kept) > 0) {
+			kept = append(kept, line)
+		}
+	}
+	for _, line := range lines {
+		kept = append(kept, line+" "+own)
+	}
+	return replace(path, []byte(strings.Join(kept, "\n")+"\n"), mode)
+}
+
+func setHostname(name string) error {
+	if err := sethostname(name); err != nil {
+		return err
+	}
+	if err := replace("/etc/hostname", []byte(name+"\n"), 0o644); err != nil {
+		return err
+	}
+	short, _, _ := strings.Cut(name, ".")
+	names := name
+	if short != name {
+		names += " " + short
+	}
+	return rewrite("/etc/hosts", "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n", 0o644, "127.0.1.1 "+names)
+}
+
+// authorize adds lines to root's keys; those that are there stay.
+func authorize(lines []string) error {
+	if len(lines) == 0 {
+		return nil
+	}
+	const folder, path = "/root/.ssh", "/root/.ssh/authorized_keys"
+	if err := os.MkdirAll(folder, 0o700); err != nil {
+		return err
+	}
+	if err := os.Chmod(folder, 0o700); err != nil {
+		return err
+	}
+	old, _ := os.ReadFile(path)
+	all := strings.Split(strings.TrimRight(string(old), "\n"), "\n")
+	for _, line := range lines {
+		if !slices.Contains(all, line) {
+			all = append(all, line)
+		}
+	}
+	return replace(path, []byte(strings.TrimLeft(strings.Join(all, "\n"), "\n")+"\n"), 0o600)
+}
