@@ -15,7 +15,7 @@ from banger.daemon.resources import Resources, volatile
 from banger.daemon.store import Phase
 from banger.host import Host
 from banger.model.errors import BangerError, GuestFailed, TimedOut, VmmFailed, WrongState
-from banger.model.event import report, step
+from banger.model.event import step
 from banger.model.parts import PartStatus
 from banger.model.vm import VmPlan, VmState, VmStatus
 
@@ -79,7 +79,7 @@ class Machine:
                     await self.resources.ensure(self.plan.nic)
                 async with step("machine", f"starting {self.plan.machine.backend}"):
                     await self.resources.ensure(self.plan.machine)
-                    await self.host.consoles.start(self.plan.id)
+                    self.host.consoles.start(self.plan.id)
             async with step("agent", "waiting for the guest"):
                 await self.meet(self.host.settings.boot_timeout)
             if wait == "boot":
@@ -152,7 +152,6 @@ class Machine:
                 answer = await conversation.request({"op": "info"}, timeout=IDENTITY_TIMEOUT)
                 if answer.get("booted") is True:
                     return
-                report("waiting until the guest's init has settled")
                 await asyncio.sleep(POLL_BOOTED)
 
     async def down(self) -> None:

@@ -147,7 +147,7 @@ def spec_line(plan: VmPlan) -> str:
     access = " with host access" if plan.nic.host_access else ""
     return (
         f"spec: {plan.machine.vcpu} vcpu · {plan.machine.memory_mib} MiB · {show_size(plan.disk.size)} disk · {plan.image} on {plan.kernel}"
-        f" · network {plan.nic.backend}{access} · {plan.machine.backend} with {plan.machine.accelerator} ({plan.machine.reason})"
+        f" · network {plan.nic.backend}{access} · {plan.machine.reason}"
     )
 
 

@@ -142,7 +142,7 @@ class Vms:
             image = await self.images.need(asked.image)
         async with step("kernel", image.kernel):
             kernel = await self.kernels.need(image.kernel)
-        async with step("plan"):
+        async with step("plan", "deciding"):
             boot = planning.Boot(
                 base=self.host.paths.image(image.name) / "rootfs.ext4",
                 kernel=self.host.paths.kernel(kernel.name) / "vmlinux",
@@ -211,8 +211,8 @@ class Vms:
             await machine.meet(MEET_TIMEOUT)
             return machine.status()
         machine.note = ""
-        report(planning.spec_line(machine.plan))
-        await machine.up(wait)
+        async with step("plan", planning.spec_line(machine.plan)):
+            await machine.up(wait)
         self.watch(machine)
         return machine.status()
 
@@ -300,7 +300,7 @@ class Vms:
             await self._destroy(machine)
         elif machine.inspect().running:
             log.info("taking over %s", plan.name)
-            await self.host.consoles.start(plan.id)
+            self.host.consoles.start(plan.id)
             self.watch(machine)
             self.tasks.create_task(self._greet(machine), name=f"greet {plan.name}")
         else:
