@@ -1,0 +1,1 @@
+"""Show: what people and programs see of the operations. Each folder is one frontend; they do not know each other."""

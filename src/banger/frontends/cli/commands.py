@@ -1,0 +1,258 @@
+"""What a signature cannot say: how operations are presented as commands. Flags themselves derive from the operations' parameters.
+
+`PARAMETERS` words a parameter once for every command that has it (`op.parameter` wins over `parameter`); `GROUPS` lists the commands in the order of
+their help. Plain data, no I/O; a test checks that every operation has a command and every parameter its words.
+"""
+
+from __future__ import annotations
+
+
+class Shown:
+    """How a parameter looks. `unit` makes it a size: bytes in one unit of the parameter, and what a bare number counts."""
+
+    __slots__ = ("choices", "help", "live", "metavar", "name", "short", "unit")
+
+    def __init__(
+        self, help: str, metavar: str = "", *, name: str = "", short: str = "", unit: int = 0, live: str = "", choices: tuple[str, ...] = ()
+    ) -> None:
+        self.help, self.metavar, self.name, self.short, self.unit, self.live, self.choices = help, metavar, name, short, unit, live, choices
+
+
+class Own:
+    """A flag that only the command line has: a switch."""
+
+    __slots__ = ("help", "long", "short")
+
+    def __init__(self, long: str, short: str, help: str) -> None:
+        self.long, self.short, self.help = long, short, help
+
+
+class Command:
+    """One command. `op` gives its parameters but for those in `hide`; `handler` is `file:function` in this folder.
+
+    `places` are the parameters given without a flag, `many` lets the first of them repeat, `rest` names what follows them or `--`.
+    """
+
+    __slots__ = ("about", "aliases", "examples", "handler", "hidden", "hide", "many", "noun", "op", "own", "places", "rest", "verb")
+
+    def __init__(
+        self,
+        words: str,
+        op: str = "",
+        handler: str = "calls:call",
+        *,
+        about: str = "",
+        places: tuple[str, ...] = (),
+        many: bool = False,
+        rest: str = "",
+        hide: tuple[str, ...] = (),
+        own: tuple[Own, ...] = (),
+        aliases: tuple[str, ...] = (),
+        examples: tuple[tuple[str, str], ...] = (),
+        hidden: bool = False,
+    ) -> None:
+        self.noun, _, self.verb = words.partition(" ")
+        self.op, self.handler, self.about, self.places, self.many, self.rest = op, handler, about, places, many, rest
+        self.hide, self.own, self.aliases, self.examples, self.hidden = hide, own, aliases, examples, hidden
+
+    @property
+    def words(self) -> str:
+        """`vm run`."""
+        return f"{self.noun} {self.verb}".strip()
+
+
+MIB = 1 << 20
+PARAMETERS = {
+    "vm": Shown("a machine: its name, its id, or a unique beginning of the id", "NAME", live="vm.list"),
+    "name": Shown("the machine's name (default: a new one): 1 to 63 of a-z, 0-9 and inner '-'", "NAME"),
+    "image": Shown("image to boot; pulled if it is not local (default: the setting default_image)", "IMAGE", live="image.list"),
+    "vcpu": Shown("virtual CPUs (default: a quarter of the host's, at most 4)", "N"),
+    "memory_mib": Shown("memory: 512M, 2G; a bare number is MiB (default: an eighth of the host's, at most 8G)", "SIZE", name="memory", unit=MIB),
+    "disk_bytes": Shown("how much the machine may write to its disk: 16G; a bare number is bytes (default: 8G)", "SIZE", name="disk-size", unit=1),
+    "network": Shown("user: outbound through the host, needs no privilege; none: no device at all", "KIND", choices=("user", "none")),
+    "host_access": Shown("let the guest reach the host's own loopback services, too"),
+    "vmm": Shown("virtual machine monitor: auto or the name of one", "VMM", choices=("auto", "qemu", "firecracker")),
+    "rm": Shown("delete the machine when this command ends, however it ends"),
+    "start": Shown("do not boot it yet: banger vm start does"),
+    "wait": Shown("what to wait for. agent: commands can run; boot: the guest's init has settled", "WHAT", choices=("agent", "boot")),
+    "vm.stop.force": Shown("do not ask the guest: sync if it answers, then cut the power"),
+    "signal": Shown("signal for the VMM's process", "SIGNAL", choices=("KILL", "TERM", "INT", "STOP", "CONT")),
+    "follow": Shown("go on as the console grows, until Ctrl-C", short="f"),
+    "env": Shown("set an environment variable (may repeat)", "KEY=VALUE", short="e"),
+    "cwd": Shown("working directory in the guest", "DIR", name="workdir", short="w"),
+    "user": Shown("user in the guest: a name, a number, or number:number (default: root)", "USER", short="u"),
+    "port": Shown("TCP port in the guest", "PORT"),
+    "host": Shown("address to dial, seen from inside the guest", "ADDRESS"),
+    "image.show.name": Shown("an image", "IMAGE", live="image.list"),
+    "image.pull.name": Shown("an image of a catalog", "IMAGE", live="image.list?available"),
+    "image.delete.name": Shown("a local image", "IMAGE", live="image.list"),
+    "kernel.show.name": Shown("a kernel", "KERNEL", live="kernel.list"),
+    "kernel.pull.name": Shown("a kernel of a catalog", "KERNEL", live="kernel.list?available"),
+    "kernel.delete.name": Shown("a local kernel", "KERNEL", live="kernel.list"),
+    "available": Shown("also what the catalogs offer"),
+    "force": Shown("do it again, though it is there"),
+    "daemon.stop.force": Shown("cancel the operations that are under way"),
+    "operation": Shown("an operation's id", "OPERATION"),
+}
+
+QUIET = Own("quiet", "q", "print names only")
+YES = Own("force", "f", "do not ask")
+INTERACTIVE = Own("interactive", "i", "pass stdin on (it is, unless --no-stdin is given)")
+TERMINAL = Own("tty", "t", "run it on a terminal; needs one on stdin")
+NO_STDIN = Own("no-stdin", "n", "give it an empty stdin, so that a loop around banger keeps its own")
+DETACH = Own("detach", "d", "leave the machine running and return")
+
+GROUPS: dict[str, tuple[str, tuple[Command, ...]]] = {
+    "vm": (
+        "machines: run, stop, look into",
+        (
+            Command(
+                "vm run",
+                "vm.create",
+                "run:run",
+                about="Create a machine, boot it, and run a command or a shell in it.",
+                hide=("start",),
+                own=(DETACH,),
+                rest="CMD",
+                examples=(
+                    ("banger vm run", "a shell in a new machine, which is kept"),
+                    ("banger vm run --rm -- uname -a", "one command; the machine is deleted, the exit status is the command's"),
+                    ("banger vm run -d --name web --memory 2G", "boot a machine and come back"),
+                    ("tar c . | banger vm run --rm -- tar xv", "stdin and stdout are passed through, byte for byte"),
+                ),
+            ),
+            Command(
+                "vm create",
+                "vm.create",
+                "run:create",
+                about="Create a machine and boot it; print its name.",
+                hide=("rm",),
+                examples=(
+                    ("banger vm create --name web", "then: banger vm exec web -- CMD"),
+                    ("banger vm create --no-start --name later", "boot it later"),
+                ),
+            ),
+            Command("vm start", "vm.start", "calls:each", many=True, examples=(("banger vm start web db", "several at once"),)),
+            Command("vm stop", "vm.stop", "calls:each", many=True, examples=(("banger vm stop web", "its files are there after the next start"),)),
+            Command("vm restart", "vm.restart", "calls:each", many=True, examples=(("banger vm restart web", ""),)),
+            Command("vm kill", "vm.kill", "calls:each", many=True, examples=(("banger vm kill --signal TERM web", ""),)),
+            Command("vm delete", "vm.delete", "calls:each", many=True, aliases=("rm",), examples=(("banger vm delete web db", "running or not"),)),
+            Command(
+                "vm list",
+                "vm.list",
+                "calls:call",
+                own=(QUIET,),
+                aliases=("ls",),
+                examples=(("banger vm list", ""), ("banger vm stop $(banger vm list -q)", "stop all"), ("banger ps", "the same as banger vm list")),
+            ),
+            Command("vm show", "vm.show", examples=(("banger vm show web", ""), ("banger vm show web --json", "for programs"))),
+            Command("vm logs", "vm.logs", "calls:logs", examples=(("banger vm logs web", ""), ("banger vm logs -f web", "until Ctrl-C"))),
+            Command(
+                "vm exec",
+                "vm.exec",
+                "session:execute",
+                about="Run a command in a running machine; the exit status is the command's.",
+                hide=("argv", "rows", "cols", "term", "stdin"),
+                own=(INTERACTIVE, TERMINAL, NO_STDIN),
+                rest="CMD",
+                examples=(
+                    ("banger vm exec web -- ls -l /srv", ""),
+                    ("banger vm exec -it web -- top", "on a terminal"),
+                    ("banger vm exec -u postgres -w /tmp -e PGPORT=5433 web -- psql", ""),
+                    ("banger vm exec web -- tar c /etc > etc.tar", "bytes come as they are"),
+                ),
+            ),
+            Command(
+                "vm shell",
+                "vm.exec",
+                "session:shell",
+                about="Open a login shell in a running machine.",
+                hide=("argv", "rows", "cols", "term", "stdin"),
+                examples=(("banger vm shell web", ""),),
+            ),
+            Command(
+                "vm prune",
+                "vm.prune",
+                "calls:prune",
+                own=(YES,),
+                examples=(("banger vm prune", "asks first"), ("banger vm prune -f", "does not ask")),
+            ),
+            Command(
+                "vm dial",
+                "vm.dial",
+                "session:dial",
+                about="Connect stdin and stdout to a TCP port inside a machine.",
+                places=("vm", "port"),
+                examples=(
+                    ("banger vm dial web 80", ""),
+                    ("ssh -o ProxyCommand='banger vm dial web 22' root@web", "any network mode, also none"),
+                ),
+            ),
+        ),
+    ),
+    "image": (
+        "root file systems",
+        (
+            Command("image list", "image.list", own=(QUIET,), aliases=("ls",), examples=(("banger image list --available", ""),)),
+            Command("image show", "image.show", examples=(("banger image show debian-bookworm", ""),)),
+            Command("image pull", "image.pull", "calls:each", examples=(("banger image pull debian-bookworm", "vm run does it when needed"),)),
+            Command("image delete", "image.delete", "calls:each", many=True, aliases=("rm",), examples=(("banger image delete debian-bookworm", ""),)),
+        ),
+    ),
+    "kernel": (
+        "guest kernels",
+        (
+            Command("kernel list", "kernel.list", own=(QUIET,), aliases=("ls",), examples=(("banger kernel list --available", ""),)),
+            Command("kernel show", "kernel.show", examples=(("banger kernel show debian-6.1", ""),)),
+            Command("kernel pull", "kernel.pull", "calls:each", examples=(("banger kernel pull debian-6.1", ""),)),
+            Command("kernel delete", "kernel.delete", "calls:each", many=True, aliases=("rm",), examples=(("banger kernel delete debian-6.1", ""),)),
+        ),
+    ),
+    "daemon": (
+        "the process behind the commands; it starts by itself",
+        (
+            Command("daemon status", "daemon.status", examples=(("banger daemon status", "process, socket, log"),)),
+            Command("daemon stop", "daemon.stop", examples=(("banger daemon stop", "machines go on running"),)),
+            Command("daemon operations", "daemon.operations", examples=(("banger daemon operations", ""),)),
+            Command("daemon operation", "daemon.operation", examples=(("banger daemon operation op-1a2b3c4d", ""),)),
+            Command("daemon cancel", "daemon.cancel", examples=(("banger daemon cancel op-1a2b3c4d", ""),)),
+        ),
+    ),
+}
+SINGLE: dict[str, Command] = {
+    "ps": Command("ps", "vm.list", own=(QUIET,), about="List machines: the same as banger vm list.", examples=(("banger ps", ""),)),
+    "doctor": Command(
+        "doctor",
+        "",
+        "doctor:doctor",
+        about="Check whether this host has what banger needs; changes nothing.",
+        examples=(("banger doctor", "PASS, WARN and FAIL, each with its fix"), ("banger doctor --json", "")),
+    ),
+    "completion": Command(
+        "completion",
+        "",
+        "complete:script",
+        about="Print a completion script for a shell.",
+        rest="SHELL",
+        examples=(
+            ('eval "$(banger completion bash)"', "in ~/.bashrc"),
+            ('eval "$(banger completion zsh)"', "in ~/.zshrc"),
+            ("banger completion fish | source", "in ~/.config/fish/config.fish"),
+        ),
+    ),
+    "version": Command("version", "", "version:version", about="Print the version and the build.", examples=(("banger version", ""),)),
+    "reference": Command("reference", "", "reference:write", about="Print this program's reference as Markdown.", hidden=True),
+}
+
+
+def find(noun: str, verb: str) -> Command | None:
+    """A group's command by its verb or an alias of it."""
+    for command in GROUPS[noun][1]:
+        if verb == command.verb or verb in command.aliases:
+            return command
+    return None
+
+
+def every_command() -> list[Command]:
+    """All commands in the order of their help."""
+    return [command for _, commands in GROUPS.values() for command in commands] + list(SINGLE.values())

@@ -1,0 +1,149 @@
+"""Progress of an operation on stderr: one live line on a terminal, plain lines elsewhere, JSON lines on request. Ctrl-C takes the operation back."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from time import monotonic
+
+from banger.client import Client
+from banger.client.answer import Lines
+from banger.frontends.cli.output import clean, talk
+from banger.model.errors import BangerError, Cancelled, Corrupt
+from banger.model.sizes import show_size
+
+CANCEL_SECONDS = 10.0
+QUIET_SECONDS = 1.0
+
+
+class Ended(BaseException):
+    """A signal that ends this process has come; whoever holds something cleans up on the way."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.status = 128 + number
+
+
+class Progress:
+    """Shows events under a title (`vm run`). `single` false: one of several at the same time, so no live line."""
+
+    def __init__(self, title: str, *, json_lines: bool = False, single: bool = True) -> None:
+        self.title, self.json_lines = title, json_lines
+        self.live = single and not json_lines and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        self.stage = self.text = ""
+        self.began = self.said = 0.0
+
+    def line(self, found: dict[str, object]) -> None:
+        """One line of the stream."""
+        if self.json_lines:
+            talk(json.dumps(found))
+            return
+        event = found.get("event")
+        if isinstance(event, dict):
+            self._event(str(event.get("stage", "")), clean(str(event.get("detail", ""))), _amount(event))
+
+    def _event(self, stage: str, detail: str, amount: str) -> None:
+        if stage == "plan":
+            self.end()
+            talk(detail)
+            return
+        changed = stage != self.stage
+        if changed:
+            self.end()
+            self.stage, self.began = stage, monotonic()
+        self.text = " ".join(part for part in (f"{clean(stage)}:" if detail or amount else clean(stage), detail, amount) if part)
+        if self.live:
+            self.tick()
+        elif changed or monotonic() - self.said >= QUIET_SECONDS:
+            self.said = monotonic()
+            talk(f"[{clean(self.title)}] {self.text}")
+
+    def tick(self) -> None:
+        """Redraw the live line."""
+        if self.stage:
+            self._draw(f"{self.text} {monotonic() - self.began:.0f}s")
+
+    def _draw(self, text: str) -> None:
+        try:
+            width = os.get_terminal_size(2).columns or 80
+            sys.stderr.write("\r\x1b[2K" + text[: width - 1])
+            sys.stderr.flush()
+        except OSError:
+            self.live = False  # the terminal has gone
+
+    def end(self) -> None:
+        """Finish the stage that is shown."""
+        if self.live and self.stage:
+            self._draw(f"{clean(self.stage)} {monotonic() - self.began:.1f}s\n")
+        self.stage = ""
+
+    def drop(self) -> None:
+        """Clear the live line: an error follows."""
+        if self.live and self.stage:
+            self._draw("")
+        self.stage = ""
+
+
+def _amount(event: dict[str, object]) -> str:
+    done, total, unit = event.get("done"), event.get("total"), str(event.get("unit") or "")
+    if not isinstance(done, int):
+        return ""
+    show = show_size if unit == "bytes" else str
+    words = show(done) + (f"/{show(total)}" if isinstance(total, int) and total else "")
+    return words if unit in ("bytes", "") else f"{words} {clean(unit)}"
+
+
+def follow(client: Client, lines: Lines, progress: Progress) -> object:
+    """Show an operation's progress and return its result. Ctrl-C cancels it and waits until it has cleaned up; then Cancelled is raised."""
+    operation: list[str] = []
+    try:
+        return _follow(lines, progress, operation)
+    except (KeyboardInterrupt, Ended) as interruption:
+        progress.drop()
+        if not progress.json_lines:
+            talk("cancelling…")
+        _take_back(client, lines, progress, operation)
+        if isinstance(interruption, Ended):
+            raise
+        raise Cancelled(f"{progress.title}: cancelled") from None
+    except BaseException:
+        progress.drop()
+        raise
+
+
+def _follow(lines: Lines, progress: Progress, operation: list[str]) -> object:
+    while True:
+        if progress.live and not lines.ready(1.0):
+            progress.tick()
+            continue
+        found = next(lines, None)
+        if found is None:
+            raise Corrupt("the daemon ended the operation without a result")
+        begun = found.get("operation")
+        if isinstance(begun, dict):
+            operation.append(str(begun.get("id")))
+        if "result" in found:
+            progress.end()
+            return found["result"]
+        progress.line(found)
+
+
+def _take_back(client: Client, lines: Lines, progress: Progress, operation: list[str]) -> None:
+    """Cancel the operation and read its stream to the end, each within its bound."""
+    lines.bound(CANCEL_SECONDS)
+    try:
+        if not operation:
+            begun = next(lines, {}).get("operation")
+            operation += [str(begun.get("id"))] if isinstance(begun, dict) else []
+        if operation:
+            Client(client.path, start=False, seconds=CANCEL_SECONDS).call("daemon.cancel", operation=operation[0])
+        lines.leave()
+        for found in lines:
+            progress.line(found)
+    except Cancelled:
+        return  # what was asked for
+    except BangerError as error:
+        talk(f"note: {clean(str(error))}")
+    except OSError as error:
+        talk(f"note: the daemon went away: {error}")

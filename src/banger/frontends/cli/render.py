@@ -1,0 +1,137 @@
+"""Results for people: tables and lists of fields. Pure; made for a thousand rows in a few milliseconds."""
+
+from __future__ import annotations
+
+from banger.frontends.cli.output import clean
+from banger.model.sizes import show_size
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    Row = dict[str, object]
+
+MIB = 1 << 20
+
+
+def seconds_of(stamp: str) -> int:
+    """Unix time of an ISO 8601 UTC stamp; `datetime` would cost a tenth of the whole command. Days by the civil calendar, years from March."""
+    year, month, day = int(stamp[:4]), int(stamp[5:7]), int(stamp[8:10])
+    year -= month < 3
+    days = 365 * year + year // 4 - year // 100 + year // 400 + (153 * ((month + 9) % 12) + 2) // 5 + day - 719469
+    return days * 86400 + int(stamp[11:13]) * 3600 + int(stamp[14:16]) * 60 + int(stamp[17:19])
+
+
+def age(stamp: object, now: float) -> str:
+    """`5m`: the largest unit of the time that has passed; `-` when there is none."""
+    if not isinstance(stamp, str):
+        return "-"
+    passed = max(0, int(now) - seconds_of(stamp))
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
+        if passed >= size:
+            return f"{passed // size}{unit}"
+    return f"{passed}s"
+
+
+def _size(value: object) -> str:
+    return show_size(value) if isinstance(value, int) and value else "-"
+
+
+def _mib(value: object) -> str:
+    return show_size(value * MIB) if isinstance(value, int) and value else "-"
+
+
+def table(heads: Sequence[str], rows: list[list[str]]) -> str:
+    """Columns as wide as their longest cell; no line ends in blanks."""
+    columns = list(zip(heads, *rows, strict=True))
+    widths = [max(map(len, column)) for column in columns]
+    widths[-1] = 0
+    form = "  ".join(f"{{:{width}}}" for width in widths)
+    return "".join(form.format(*row).rstrip() + "\n" for row in [list(heads), *rows])
+
+
+def _text(row: Row, key: str) -> str:
+    return clean(str(row.get(key, ""))) or "-"
+
+
+def machines(rows: list[Row], now: float) -> str:
+    """`vm list`."""
+    heads = ("ID", "NAME", "STATE", "IMAGE", "VCPU", "MEM", "DISK", "ADDRESS", "CREATED")
+    cells = [
+        [
+            _text(row, "id"),
+            _text(row, "name"),
+            _text(row, "state"),
+            _text(row, "image"),
+            _text(row, "vcpu"),
+            _mib(row.get("memory_mib")),
+            _size(row.get("disk_bytes")),
+            _text(row, "address"),
+            age(row.get("created"), now),
+        ]
+        for row in rows
+    ]
+    return table(heads, cells)
+
+
+def _shelf(row: Row) -> list[str]:
+    place = "local" if row.get("local") else "available"
+    built = str(row.get("built") or "-")[:10]
+    return [_text(row, "name"), place, _size(row.get("size_bytes")), _size(row.get("used_bytes")), built, _text(row, "source")]
+
+
+def images(rows: list[Row], now: float) -> str:
+    """`image list`."""
+    heads = ("NAME", "STATE", "SIZE", "USED", "BUILT", "SOURCE", "KERNEL", "DESCRIPTION")
+    return table(heads, [[*_shelf(row), _text(row, "kernel"), _text(row, "description")] for row in rows])
+
+
+def kernels(rows: list[Row], now: float) -> str:
+    """`kernel list`."""
+    return table(("NAME", "STATE", "SIZE", "USED", "BUILT", "SOURCE", "DESCRIPTION"), [[*_shelf(row), _text(row, "description")] for row in rows])
+
+
+def operations(rows: list[Row], now: float) -> str:
+    """`daemon operations`."""
+    heads = ("ID", "OPERATION", "SUBJECT", "STARTED", "STATE", "STAGE", "DETAIL")
+    return table(heads, [[*(_text(row, key) for key in ("id", "name", "subject")), age(row.get("started"), now), *_stand(row)] for row in rows])
+
+
+def _stand(row: Row) -> list[str]:
+    failure = row.get("failure")
+    if isinstance(failure, dict):
+        return ["failed", _text(row, "stage"), clean(str(failure.get("message", "")))]
+    return ["done" if row.get("finished") else "running", _text(row, "stage"), _text(row, "detail")]
+
+
+def fields(row: Row) -> str:
+    """One thing: a line for each field, sizes also for people."""
+    width = max(map(len, row), default=0)
+    return "".join(f"{key.replace('_', ' '):{width}}  {_field(key, value)}".rstrip() + "\n" for key, value in row.items())
+
+
+def _field(key: str, value: object) -> str:
+    if value is None or value == "":
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int) and key.endswith("_bytes"):
+        return f"{value} ({show_size(value)})"
+    if isinstance(value, dict):
+        return ", ".join(f"{name}: {_field(name, one)}" for name, one in value.items())
+    return clean(str(value))
+
+
+LISTS: dict[str, Callable[[list[Row], float], str]] = {
+    "vm.list": machines,
+    "image.list": images,
+    "kernel.list": kernels,
+    "daemon.operations": operations,
+}
+
+
+def result(op: str, value: object, now: float) -> str:
+    """An op's result as text."""
+    if isinstance(value, list):
+        return LISTS[op](value, now) if op in LISTS else "".join(fields(row) for row in value)
+    return fields(value) if isinstance(value, dict) else ""

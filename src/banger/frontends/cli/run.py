@@ -1,0 +1,119 @@
+"""`vm run` and `vm create`: a machine, and what is to happen in it.
+
+With --rm the stream of the creation stays open while the machine is used: however this process ends, the daemon then deletes the machine. On the
+ordinary ways out it is deleted here first, so that the command ends when it is gone.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+
+from banger.client import Client
+from banger.client.answer import Lines
+from banger.frontends.cli.output import clean, complain, data, talk
+from banger.frontends.cli.parse import Given
+from banger.frontends.cli.progress import Ended, Progress, follow
+from banger.frontends.cli.session import attach
+from banger.model.errors import BadRequest, BangerError, Corrupt, NotFound
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import FrameType
+
+DELETE_SECONDS = 10.0
+ENDINGS = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+
+
+def end_by_signal() -> None:
+    """Let the signals that end a process unwind it first."""
+
+    def end(number: int, _: FrameType | None) -> None:
+        raise Ended(number)
+
+    for one in ENDINGS:
+        signal.signal(one, end)
+
+
+def create(given: Given) -> int:
+    """Create a machine and print its name."""
+    end_by_signal()
+    client = Client()
+    lines = client.stream("vm.create", **given.parameters)
+    try:
+        _print(given, follow(client, lines, Progress("vm create", json_lines=given.json)))
+    except Ended as ended:
+        return ended.status
+    finally:
+        lines.close()
+    return 0
+
+
+def _print(given: Given, found: object) -> None:
+    name = str(found.get("name")) if isinstance(found, dict) else ""
+    data(json.dumps(found) + "\n" if given.json else f"{clean(name)}\n")
+
+
+def run(given: Given) -> int:
+    """Create a machine; run a command, or a shell, or nothing in it."""
+    detach, bound = "detach" in given.own, given.parameters.get("rm") is True
+    _refuse(given, detach=detach, bound=bound)
+    end_by_signal()
+    client = Client()
+    lines = client.stream("vm.create", **given.parameters)
+    machine: dict[str, object] = {}
+    try:
+        machine = _created(client, lines, given)
+        if not bound:
+            lines.close()
+        if detach:
+            _print(given, machine)
+            return 0
+        if given.json:
+            talk(json.dumps({"result": machine}))
+        return _use(client, machine, given)
+    except Ended as ended:
+        return ended.status
+    finally:
+        _leave(client, lines, machine, given, bound=bound)
+
+
+def _refuse(given: Given, *, detach: bool, bound: bool) -> None:
+    if detach and given.rest:
+        raise BadRequest("vm run --detach runs no command", hint="banger vm run -d --name NAME, then banger vm exec NAME -- CMD")
+    if detach and bound:
+        raise BadRequest("--detach and --rm exclude each other: the machine would be deleted at once", hint="leave out one of them")
+    if given.separated and not given.rest:
+        raise BadRequest("there is no command after --", hint="leave out the -- for a shell")
+
+
+def _created(client: Client, lines: Lines, given: Given) -> dict[str, object]:
+    found = follow(client, lines, Progress("vm run", json_lines=given.json))
+    if not isinstance(found, dict):
+        raise Corrupt("the daemon's description of the machine cannot be read")
+    return found
+
+
+def _use(client: Client, machine: dict[str, object], given: Given) -> int:
+    terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    return attach(client, "vm.exec", {"vm": machine["id"], "argv": given.rest}, terminal=terminal)
+
+
+def _leave(client: Client, lines: Lines, machine: dict[str, object], given: Given, *, bound: bool) -> None:
+    """Delete a machine that was to be deleted, or say how to get back to one that is kept."""
+    try:
+        if machine and bound:
+            Client(client.path, start=False, seconds=DELETE_SECONDS).call("vm.delete", vm=machine["id"])
+        elif machine and not given.json:
+            _remind(clean(str(machine.get("name"))))
+    except NotFound:
+        return  # it has gone already
+    except BangerError as error:
+        complain(error, json_lines=given.json, subject=f"{machine.get('name')} may not have been deleted")
+    finally:
+        lines.close()
+
+
+def _remind(name: str) -> None:
+    talk(f"{name} is running. Back in: banger vm shell {name} · stop: banger vm stop {name} · delete: banger vm delete {name}")

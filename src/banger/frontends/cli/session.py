@@ -1,0 +1,69 @@
+"""`exec`, `shell` and `dial`: this process's stdin, stdout and stderr joined to a stream in a guest."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from banger.client import Client
+from banger.frontends.cli.parse import Given
+from banger.frontends.cli.pump import Pump
+from banger.model.errors import BadRequest
+
+
+def execute(given: Given) -> int:
+    """Run a command; without -t: on pipes."""
+    if not given.rest:
+        raise BadRequest("vm exec needs a command", hint="banger vm exec NAME -- CMD; a shell: banger vm shell NAME")
+    terminal = "tty" in given.own
+    if terminal and not sys.stdin.isatty():
+        raise BadRequest("vm exec --tty needs a terminal on stdin", hint="leave out -t")
+    stdin = "no-stdin" not in given.own
+    return attach(Client(), "vm.exec", given.parameters | {"argv": given.rest}, terminal=terminal, stdin=stdin)
+
+
+def shell(given: Given) -> int:
+    """A login shell; on a terminal where there is one."""
+    return attach(Client(), "vm.exec", given.parameters | {"argv": []}, terminal=sys.stdin.isatty() and sys.stdout.isatty())
+
+
+def dial(given: Given) -> int:
+    """stdin and stdout to a port in the guest."""
+    return attach(Client(), "vm.dial", given.parameters, terminal=False, dial=True)
+
+
+def attach(client: Client, op: str, parameters: dict[str, object], *, terminal: bool, stdin: bool = True, dial: bool = False) -> int:
+    """Open the stream and carry bytes until it ends; returns the exit status of what ran in the guest."""
+    stdin = stdin and _open(0)
+    extra: dict[str, object] = {} if dial else {"stdin": stdin}
+    if terminal:
+        rows, columns = size_of_terminal()
+        extra |= {"rows": rows, "cols": columns, "term": os.environ.get("TERM", "")}
+    conversation = client.duplex(op, **(parameters | extra))
+    pump = Pump(conversation, stdin=stdin, dial=dial)
+    try:
+        if not terminal:
+            return pump.run()
+        from banger.frontends.cli.terminal import raw_terminal
+
+        with raw_terminal() as terminal_state:
+            return pump.run(terminal_state)
+    finally:
+        conversation.close()
+
+
+def _open(descriptor: int) -> bool:
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return False
+    return True
+
+
+def size_of_terminal() -> tuple[int, int]:
+    """Rows and columns; what a terminal that does not know its size is taken for."""
+    try:
+        found = os.get_terminal_size(0)
+    except OSError:
+        return 24, 80
+    return found.lines or 24, found.columns or 80

@@ -1,0 +1,1 @@
+"""HTTP/JSON over a Unix socket: the operations as routes. `server` serves them, `openapi` describes them."""
