@@ -77,7 +77,7 @@ def modinfo(path: Path) -> list[str]:
         raise Corrupt(f"{path} is too large for a kernel module")
     try:
         return [field.decode("utf-8", "replace") for field in _section(path.read_bytes(), b".modinfo").split(b"\0") if field]
-    except (struct.error, ValueError, IndexError) as error:
+    except (struct.error, ValueError, IndexError, OverflowError) as error:
         raise Corrupt(f"{path} is not a kernel module: {error}") from error
 
 

@@ -24,9 +24,12 @@ def mapped(root: bool) -> list[str]:
 
 
 def secluded(root: bool) -> list[str]:
-    """The prefix for a tool that starts and mounts things: nothing it starts or mounts outlives it, however it ends (pid and mount namespace)."""
+    """The prefix for a tool that starts and mounts things: nothing it starts or mounts outlives it, however it ends (pid and mount namespace).
+
+    unshare ignores TERM while it waits for the tool, so it has to be KILL that the kernel sends it if we die.
+    """
     users = [] if root else ["--map-auto", "--map-root-user"]
-    return ["unshare", *users, "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--"]
+    return ["setpriv", "--pdeathsig", "KILL", "--", "unshare", *users, "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--"]
 
 
 def subordinate(text: str, name: str, uid: int) -> int:

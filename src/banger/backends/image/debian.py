@@ -10,7 +10,7 @@ import tarfile
 from collections.abc import Iterator
 from importlib.resources import files as resources
 from importlib.resources.abc import Traversable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from banger.host import Host
 from banger.host.mmdebstrap import Request, bootstrap, check_room, findings, require, validate
@@ -178,18 +178,19 @@ def cleaning(tree: Path) -> list[list[str]]:
 
 def settings_tar(*, systemd: bool, sshd: bool) -> bytes:
     """The files shipped beside the catalog, owned by root, as a tar to unpack over the tree; with systemd also its masked units."""
+    made: set[str] = set()
     layers = ["any", *(["systemd"] if systemd else []), *(["sshd"] if sshd else [])]
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as archive:
         for layer in layers:
             for path, content in _files(resources("banger") / "catalog" / "debian" / layer, ""):
-                _add(archive, path, content)
+                _add(archive, made, path, content=content)
         if systemd:
             for unit in MASKED:
-                _add(archive, f"{UNITS}/{unit}", b"", link="/dev/null")
+                _add(archive, made, f"{UNITS}/{unit}", link="/dev/null")
         if systemd and sshd:
-            _add(archive, f"{UNITS}/multi-user.target.wants/ssh.path", b"", link=f"/{UNITS}/ssh.path")
-            _add(archive, f"{UNITS}/sshd.service", b"", link="/lib/systemd/system/ssh.service")
+            _add(archive, made, f"{UNITS}/multi-user.target.wants/ssh.path", link=f"/{UNITS}/ssh.path")
+            _add(archive, made, f"{UNITS}/sshd.service", link="/lib/systemd/system/ssh.service")
     return buffer.getvalue()
 
 
@@ -202,7 +203,14 @@ def _files(folder: Traversable, prefix: str) -> Iterator[tuple[str, bytes]]:
             yield path, child.read_bytes()
 
 
-def _add(archive: tarfile.TarFile, path: str, content: bytes, *, link: str = "") -> None:
+def _add(archive: tarfile.TarFile, made: set[str], path: str, *, content: bytes = b"", link: str = "") -> None:
+    """A file or symbolic link, after the folders it is in: left to tar, they would get the permissions that our umask allows."""
+    for parent in reversed(PurePosixPath(path).parents[:-1]):
+        if str(parent) not in made:
+            made.add(str(parent))
+            member = tarfile.TarInfo(str(parent))
+            member.type, member.mode = tarfile.DIRTYPE, 0o755
+            archive.addfile(member)
     member = tarfile.TarInfo(path)
     member.mode = 0o777 if link else 0o644
     member.type, member.linkname = (tarfile.SYMTYPE, link) if link else (tarfile.REGTYPE, "")

@@ -1,0 +1,120 @@
+"""A tar and a vmlinuz are hostile: only regular files, only inside, only so much; a kernel is found however it is packed."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import lzma
+import struct
+import tarfile
+from pathlib import Path, PurePosixPath
+
+import lz4.block
+import pytest
+
+from banger.host.archive import LZ4_BLOCK, LZ4_LEGACY, RealArchive, unpacked_kernel
+from banger.model.errors import BadRequest, Corrupt
+
+KERNEL = b"\x7fELF" + bytes(range(256)) * 512
+
+
+def everything(name: PurePosixPath) -> PurePosixPath:
+    return name
+
+
+def tar_with(path: Path, *members: tuple[str, bytes, bytes]) -> Path:
+    with tarfile.open(path, "w") as archive:
+        for name, kind, content in members:
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname, member.size = kind, "/etc/passwd", len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return path
+
+
+def legacy_lz4(data: bytes) -> bytes:
+    blocks = [lz4.block.compress(data[at : at + LZ4_BLOCK], store_size=False) for at in range(0, len(data), LZ4_BLOCK)]
+    return LZ4_LEGACY + b"".join(struct.pack("<I", len(block)) + block for block in blocks)
+
+
+def bz_image(payload: bytes, *, size: int) -> bytes:
+    """A boot sector, one set-up sector, some code, the payload and its unpacked size, which the kernel's build appends."""
+    head = bytearray(1024 + 64)
+    head[0x1F1] = 1
+    head[0x202:0x206] = b"HdrS"
+    packed = payload + struct.pack("<I", size)
+    struct.pack_into("<II", head, 0x248, 64, len(packed))
+    return bytes(head) + packed + b"tail of the image"
+
+
+async def test_takes_the_chosen_regular_files(tmp_path: Path) -> None:
+    tar = tar_with(tmp_path / "a.tar", ("./boot/x", tarfile.REGTYPE, b"one"), ("./etc/y", tarfile.REGTYPE, b"two"))
+    count = await RealArchive().take(tar, tmp_path / "out", lambda name: name if name.parts[0] == "boot" else None, limit=100)
+    assert count == 1
+    assert (tmp_path / "out/boot/x").read_bytes() == b"one"
+    assert not (tmp_path / "out/etc").exists()
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE])
+async def test_never_takes_anything_but_files(tmp_path: Path, kind: bytes) -> None:
+    tar = tar_with(tmp_path / "a.tar", ("boot/x", kind, b""))
+    assert await RealArchive().take(tar, tmp_path / "out", everything, limit=100) == 0
+
+
+@pytest.mark.parametrize("name", ["../x", "a/../../x", "/x"])
+async def test_refuses_names_that_lead_outside(tmp_path: Path, name: str) -> None:
+    tar = tar_with(tmp_path / "a.tar", (name, tarfile.REGTYPE, b""))
+    with pytest.raises(Corrupt, match="outside"):
+        await RealArchive().take(tar, tmp_path / "out", everything, limit=100)
+    assert not (tmp_path / "x").exists()
+
+
+async def test_refuses_more_than_the_limit(tmp_path: Path) -> None:
+    tar = tar_with(tmp_path / "a.tar", ("a", tarfile.REGTYPE, b"x" * 60), ("b", tarfile.REGTYPE, b"x" * 60))
+    with pytest.raises(Corrupt, match="more than is allowed"):
+        await RealArchive().take(tar, tmp_path / "out", everything, limit=100)
+
+
+async def test_refuses_what_is_no_tar(tmp_path: Path) -> None:
+    (tmp_path / "a.tar").write_bytes(b"no archive at all" * 100)
+    with pytest.raises(Corrupt, match="not a sound tar"):
+        await RealArchive().take(tmp_path / "a.tar", tmp_path / "out", everything, limit=100)
+
+
+@pytest.mark.parametrize("pack", [legacy_lz4, gzip.compress, lzma.compress])
+def test_finds_the_kernel_by_the_headers_word(pack: object) -> None:
+    assert callable(pack)
+    assert unpacked_kernel(bz_image(pack(KERNEL), size=len(KERNEL))) == KERNEL
+
+
+@pytest.mark.parametrize("pack", [legacy_lz4, gzip.compress, lzma.compress])
+def test_finds_the_kernel_by_its_magic(pack: object) -> None:
+    assert callable(pack)
+    assert unpacked_kernel(b"MZ" + bytes(5000) + pack(KERNEL) + struct.pack("<I", len(KERNEL))) == KERNEL
+
+
+def test_unpacks_kernels_of_several_blocks() -> None:
+    large = KERNEL + bytes(LZ4_BLOCK) + b"end"
+    assert unpacked_kernel(bz_image(legacy_lz4(large), size=len(large))) == large
+
+
+def test_takes_unpacked_kernels_as_they_are() -> None:
+    image = bytes(56) + b"ARMd" + bytes(100)
+    assert unpacked_kernel(image) is image
+    assert unpacked_kernel(gzip.compress(image)) == image
+
+
+@pytest.mark.parametrize("image", [b"", b"MZ" * 600, LZ4_LEGACY * 3, b"\x1f\x8b\x08" + bytes(64), gzip.compress(b"no kernel")])
+def test_says_when_there_is_no_kernel(image: bytes) -> None:
+    with pytest.raises(Corrupt, match="no kernel"):
+        unpacked_kernel(image)
+
+
+def test_says_that_zstd_is_not_supported() -> None:
+    with pytest.raises(BadRequest, match="zstd"):
+        unpacked_kernel(bytes(100) + b"\x28\xb5\x2f\xfd" + bytes(100))
+
+
+async def test_digests_are_sha256(tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(b"abc")
+    assert await RealArchive().sha256(tmp_path / "f") == f"sha256:{hashlib.sha256(b'abc').hexdigest()}"
