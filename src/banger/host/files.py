@@ -30,9 +30,6 @@ class Files(Protocol):
     def copy_sparse(self, source: Path, target: Path) -> None:
         """Copy only what is allocated; `target` must not exist. Removed again when it fails."""
 
-    def link(self, target: Path, path: Path) -> None:
-        """Make `path` a symbolic link to `target`, which need not exist; what link was there is replaced."""
-
     def remove_tree(self, path: Path) -> None:
         """Remove a folder or file with all that is in it; missing is success; symlinks are not followed."""
 
@@ -101,11 +98,6 @@ class RealFiles:
             except OSError as error:
                 target.unlink(missing_ok=True)
                 raise explain(error, target) from error
-
-    def link(self, target: Path, path: Path) -> None:
-        """See Files."""
-        path.unlink(missing_ok=True)
-        path.symlink_to(target)
 
     def remove_tree(self, path: Path) -> None:
         """See Files."""

@@ -1,19 +1,20 @@
 """The default network: passt, an ordinary process, makes the guest's connections its own. It needs no privilege and no setting up on the host.
 
 Every guest sees the same little network: itself, a gateway, and a name server whose queries passt passes on to the host's, so a resolver on the host's
-loopback works too. Nothing can reach the guest from outside. The host's loopback is out of the guest's reach, unless `host_access`: then the
-gateway's address leads there.
-Owns one passt a machine and its files. passt ends with the connection of its VMM. The socket is kept in the machine's lasting folder, below the home
-folder, because AppArmor lets passt make none in /run; the VMM finds it by a link in the run folder.
+loopback works too. Nothing can reach the guest from outside. The host's loopback is out of the guest's reach, which takes a sieve in front of passt
+(see host/sieve.py), unless `host_access`: then the gateway's address leads there.
+Owns one sieve and one passt a machine, and their socket in the run folder. Both end with the connection of the VMM.
 """
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
+from banger.host import sieve
 from banger.host.detached import Detached
 from banger.host.proc import Life, ProcessId
-from banger.model.errors import BangerError, HostLacks, ToolFailed
+from banger.model.errors import HostLacks, ToolFailed
 from banger.model.finding import Finding, Level
 from banger.model.ids import mac_of
 from banger.model.parts import NicPart, PartStatus
@@ -27,7 +28,13 @@ PACKAGE = "passt"
 ADDRESS, PREFIX, GATEWAY, RESOLVER = "10.0.2.15", 24, "10.0.2.2", "10.0.2.3"
 MTU = 1500
 READY_TIMEOUT = 5.0
-SOCKET, PID = "passt.sock", "passt.pid"
+SOCKET = "passt.sock"
+#: The gateway's, so that what the guest has learned holds with another passt too.
+GATEWAY_MAC = "52:42:00:00:00:02"
+#: What passt says on a host without a default route. It needs an interface only to take addresses from, and is told all of them.
+NO_ROUTE = "No external routable interface"
+#: What passt says whatever happens.
+CHATTER = ("Failed to send", "Don't run as root", "Couldn't get any nameserver", "External interface")
 
 
 def socket_name(vm: VmId) -> str:
@@ -35,16 +42,14 @@ def socket_name(vm: VmId) -> str:
     return f"../{vm}/{SOCKET}"
 
 
-def argv(part: NicPart, *, root: bool) -> list[str]:
-    """passt's command: it makes its socket, writes its pid, and goes to the background; so when the command returns, it is ready."""
+def passt_argv(part: NicPart, *, interface: str = "") -> list[str]:
+    """passt's command; it goes to the background once it is ready. As root it becomes nobody by itself."""
     return [
         "passt",
         "--quiet",
-        "--one-off",
-        *("--socket", socket_name(part.vm)),
-        *("--pid", PID),
-        *(("--runas", "0:0") if root else ()),
         "--ipv4-only",
+        *(("--interface", interface) if interface else ()),
+        *("--mac-addr", GATEWAY_MAC),
         *("--address", part.address.partition("/")[0]),
         *("--netmask", part.address.partition("/")[2]),
         *("--gateway", part.gateway),
@@ -57,6 +62,20 @@ def argv(part: NicPart, *, root: bool) -> list[str]:
         "--no-ndp",
         "--no-dhcpv6",
         "--no-ra",
+    ]
+
+
+def argv(part: NicPart, *, interface: str = "") -> list[str]:
+    """The sieve's command, which starts passt, goes to the background when that is ready, and prints its pid."""
+    return [
+        sys.executable,
+        "-I",
+        "-S",
+        sieve.__file__,
+        *(("--open",) if part.host_access else ()),
+        socket_name(part.vm),
+        "--",
+        *passt_argv(part, interface=interface),
     ]
 
 
@@ -90,20 +109,25 @@ class User:
             return
         if self.host.proc.which("passt") is None:
             raise HostLacks("passt is not installed", hint=f"as root: apt-get install {PACKAGE}; or choose --network none")
-        files, folder = self.host.files, self.host.files.private_folder(self.host.paths.vm_state(part.vm))
-        for name in (SOCKET, PID):
-            files.remove_tree(folder / name)
-        files.link(folder / SOCKET, files.private_folder(self.host.paths.vm_run(part.vm)) / SOCKET)
+        folder = self.host.files.private_folder(self.host.paths.vm_run(part.vm))
+        self.host.files.remove_tree(folder / SOCKET)
         await process.start(lambda: self._spawn(part))
 
     async def _spawn(self, part: NicPart) -> ProcessId:
-        folder = self.host.paths.vm_state(part.vm)
         try:
-            await self.host.proc.run(argv(part, root=self.host.facts.root()), timeout=READY_TIMEOUT, cwd=folder)
+            return await self._run(part, argv(part))
+        except ToolFailed as error:
+            if not any(NO_ROUTE in line for line in error.tail):
+                raise explain(error) from error
+        self.host.files.remove_tree(self.host.paths.vm_run(part.vm) / SOCKET)
+        try:
+            return await self._run(part, argv(part, interface="lo"))
         except ToolFailed as error:
             raise explain(error) from error
-        pid = (self.host.files.read(folder / PID) or b"").strip()
-        found = self.host.proc.identify(int(pid)) if pid.isdigit() else None
+
+    async def _run(self, part: NicPart, command: list[str]) -> ProcessId:
+        printed = await self.host.proc.run(command, timeout=READY_TIMEOUT, cwd=self.host.paths.vm_run(part.vm))
+        found = self.host.proc.identify(int(printed)) if printed.strip().isdigit() else None
         if found is None:
             raise ToolFailed("passt ended at once")
         return found
@@ -111,11 +135,9 @@ class User:
     async def remove(self, part: NicPart) -> None:
         """See Network."""
         await self._process(part.vm).end()
-        state, run = self.host.paths.vm_state(part.vm), self.host.paths.vm_run(part.vm)
-        for path in (run / SOCKET, state / SOCKET, state / PID):
-            self.host.files.remove_tree(path)
-        for folder in (run, state):
-            self.host.files.remove_if_empty(folder)
+        folder = self.host.paths.vm_run(part.vm)
+        self.host.files.remove_tree(folder / SOCKET)
+        self.host.files.remove_if_empty(folder)
 
     def inspect(self, part: NicPart) -> PartStatus:
         """See Network."""
@@ -132,9 +154,12 @@ class User:
         return [Finding(level=Level.PASS, subject="network user", message="passt is installed")]
 
 
-def explain(error: ToolFailed) -> BangerError:
-    """What passt means by its more cryptic messages."""
-    return error
+def explain(error: ToolFailed) -> ToolFailed:
+    """passt's own words, without what it always says."""
+    said = [line for line in error.tail if not line.startswith(CHATTER)]
+    return ToolFailed(
+        f"passt failed: {said[-1] if said else error.message}", hint="a machine without a network needs none: --network none", tail=tuple(said)
+    )
 
 
 def backend(host: Host) -> Network:
