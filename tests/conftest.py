@@ -1,0 +1,45 @@
+"""Fixtures of all tests, and the rule that with BANGER_REQUIRE set (as `make` does) nothing is skipped for want of something."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.world import World, fill_shelf
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """Turn skips into failures where everything is required."""
+    report = yield
+    if os.environ.get("BANGER_REQUIRE") and report.skipped and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped although BANGER_REQUIRE is set: {report.longrepr}"
+    return report
+
+
+@pytest.fixture(scope="session")
+def shelf() -> None:
+    """The images are there."""
+    fill_shelf()
+
+
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A folder with a short path: sockets below pytest's own would have names that tools other than banger cannot reach."""
+    folder = Path(tempfile.mkdtemp(prefix="banger-test-", dir="/tmp"))
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def world(short_path: Path) -> Iterator[World]:
+    """A banger of this test's own; what it leaves behind is a failure."""
+    made = World(short_path)
+    yield made
+    made.close()
