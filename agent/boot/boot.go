@@ -28,13 +28,18 @@ func Main() {
 	go keeper.reap()
 
 	root := root{path: "/"}
-	err := errors.Join(problem, loadModules("/modules"))
+	missing := loadModules("/modules")
+	if missing != nil {
+		serve.Note(missing.Error()) // perhaps nothing needs it; if something does, the next error names both
+	}
+	var err error
 	if asked.lower == "" {
-		err = errors.Join(err, furnish("/"))
-	} else if err == nil {
+		err = furnish("/")
+	} else {
 		root, err = mountRoot(asked)
 	}
 	if err != nil {
+		err = errors.Join(err, problem, missing)
 		serve.Note("boot failed: ", err.Error())
 		keeper.settle("error " + strings.ReplaceAll(err.Error(), "\n", "; "))
 		select {}
@@ -51,7 +56,7 @@ func Main() {
 func handOver(keeper *keeper, root root) error {
 	keeper.hold()
 	err := switchRoot(root)
-	keeper.release("root / ")
+	keeper.release("root / " + root.held)
 	if err != nil {
 		return err
 	}

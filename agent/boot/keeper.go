@@ -14,6 +14,9 @@ import (
 // systemd's convention spares a root process whose name begins with @, as it belongs to the initramfs.
 const serverName = "@banger-agent"
 
+// firstLife is what the first server is told: nobody can be in a conversation with it yet.
+const firstLife = "first"
+
 const (
 	firstPause = 100 * time.Millisecond
 	longPause  = 5 * time.Second
@@ -83,11 +86,15 @@ func (k *keeper) fork() error {
 		return err
 	}
 	defer theirMouth.Close()
-	state := "new"
+	state := "nobody"
 	if k.named {
 		state = "identified"
 	}
-	k.pid, err = syscall.ForkExec("/proc/self/exe", []string{serverName, k.port, state}, &syscall.ProcAttr{
+	life := firstLife
+	if !k.born.IsZero() {
+		life = "again"
+	}
+	k.pid, err = syscall.ForkExec("/proc/self/exe", []string{serverName, k.port, state, life}, &syscall.ProcAttr{
 		Dir: "/", Env: []string{"PATH=" + serve.DefaultPath}, Files: []uintptr{0, 1, 2, theirEar.Fd(), theirMouth.Fd()},
 	})
 	k.born = time.Now()

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -18,8 +19,9 @@ const (
 	upperDir     = "/upper"
 )
 
-// root says where the image's root is, and the writable layer's folder below it, if it is on a disk.
-type root struct{ path, layer string }
+// root says where the image's root is. layer is the writable layer's folder below it, if it is on a disk; held is the way
+// to that folder once a new root hides it, for as long as process 1 is this program.
+type root struct{ path, layer, held string }
 
 type mount struct {
 	source, path, kind, data string
@@ -96,6 +98,9 @@ func mountRoot(asked options) (root, error) {
 			return made, err
 		}
 		made.layer = upperDir
+		if fd, err := syscall.Open(upperDir, syscall.O_RDONLY|syscall.O_DIRECTORY|syscall.O_CLOEXEC, 0); err == nil {
+			made.held = "/proc/1/fd/" + strconv.Itoa(fd)
+		}
 	}
 	for _, path := range []string{upperDir + "/upper", upperDir + "/work"} {
 		if err := os.MkdirAll(path, 0o755); err != nil {

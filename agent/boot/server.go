@@ -19,7 +19,7 @@ const (
 )
 
 // IsServer says whether these arguments are those of the server that process 1 starts.
-func IsServer(arguments []string) bool { return len(arguments) == 3 && arguments[0] == serverName }
+func IsServer(arguments []string) bool { return len(arguments) == 4 && arguments[0] == serverName }
 
 // Server is the other half of process 1: it serves the daemon, at first from the initramfs, then from inside the root.
 func Server(version string, arguments []string) error {
@@ -31,10 +31,14 @@ func Server(version string, arguments []string) error {
 	machine.Identified.Store(arguments[2] == "identified")
 	machine.Identify = inside.identify
 	machine.PowerOff = func() { power.Off(inside.layer) }
+	machine.HasInit = func() bool { return findInit("") != "" }
 	go inside.listen(machine)
 	from, err := port.Virtio(arguments[1])
 	if err != nil {
 		return err
+	}
+	if arguments[3] != firstLife {
+		serve.Disown(from)
 	}
 	return serve.Forever(from, machine)
 }
@@ -59,13 +63,13 @@ func (i *inside) listen(machine *serve.Machine) {
 }
 
 func (i *inside) enter(path, layer string) (problem string) {
-	if path == "/" {
-		return ""
-	}
 	if layer != "" {
 		if fd, err := syscall.Open(layer, syscall.O_RDONLY|syscall.O_DIRECTORY|syscall.O_CLOEXEC, 0); err == nil {
 			i.layer = fd
 		}
+	}
+	if path == "/" {
+		return ""
 	}
 	if err := syscall.Chroot(path); err != nil {
 		return "chroot " + path + ": " + err.Error()

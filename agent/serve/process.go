@@ -48,7 +48,19 @@ func (e *endings) makePipes(stdin bool) (err error) {
 	if err == nil {
 		e.errors, e.theirs[2], err = os.Pipe()
 	}
+	if err == nil {
+		widen(e.output)
+	}
 	return err
+}
+
+// widen gives a pipe more room, so that a quick writer and its reader take fewer turns. It may be refused: no matter.
+func widen(file *os.File) {
+	const setPipeSize = 1031
+	raw, err := file.SyscallConn()
+	if err == nil {
+		_ = raw.Control(func(fd uintptr) { _, _, _ = syscall.Syscall(syscall.SYS_FCNTL, fd, setPipeSize, 4*chunk*2) })
+	}
 }
 
 func (e *endings) makeTerminal(size window, who account) error {

@@ -90,7 +90,7 @@ func perform(machine *Machine, st *stream, op string, text []byte) (any, error) 
 	}
 	switch op {
 	case "info":
-		return info(), nil
+		return machine.info(), nil
 	case "poweroff":
 		if machine.PowerOff == nil {
 			return nil, refuse(failed, "this agent may not power anything off")
@@ -135,7 +135,7 @@ func bootID() string {
 	return strings.TrimSpace(string(text))
 }
 
-func info() any {
+func (m *Machine) info() any {
 	var uptime syscall.Sysinfo_t
 	text, _ := os.ReadFile("/proc/uptime")
 	seconds, _, _ := strings.Cut(string(text), " ")
@@ -147,7 +147,7 @@ func info() any {
 	name := initName()
 	return map[string]any{
 		"boot_id": bootID(), "uptime_ms": int64(exact * 1000), "kernel": strings.TrimSpace(string(kernel)),
-		"init": name, "booted": booted(name),
+		"init": name, "booted": m.booted(name),
 	}
 }
 
@@ -167,7 +167,10 @@ func initName() string {
 }
 
 // booted asks systemd whether its job queue has run empty; other inits cannot be asked.
-func booted(name string) bool {
+func (m *Machine) booted(name string) bool {
+	if name == "agent" && m.HasInit != nil {
+		return m.Identified.Load() && !m.HasInit()
+	}
 	if name != "systemd" {
 		return true
 	}

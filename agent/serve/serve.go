@@ -24,6 +24,7 @@ type Machine struct {
 	Version    string
 	Identify   func(request []byte) (hostKeys []string, err error)
 	PowerOff   func()
+	HasInit    func() bool // whether process 1, while it is the agent, is to become the image's init
 	Identified atomic.Bool
 
 	once  sync.Once
@@ -70,6 +71,15 @@ func Forever(from port.Port, machine *Machine) error {
 	}
 }
 
+// Disown ends the conversation of a server that died: its host waits for answers that nobody will give, and a serial port
+// does not say so. No frame is made of zeros; a host that is only just connecting skips them.
+func Disown(from port.Port) {
+	conn, err := from.Next()
+	if err == nil {
+		_, _ = conn.Write(make([]byte, wire.HeaderSize+wire.MaxPayload+wire.TagSize))
+	}
+}
+
 // connection serves conversation after conversation until nobody is at the far end.
 func connection(conn port.Conn, machine *Machine) {
 	reader := wire.NewReader(conn)
@@ -93,7 +103,9 @@ func connection(conn port.Conn, machine *Machine) {
 			}
 			return
 		}
-		Note("conversation over: ", err.Error())
+		if err != wire.Cut {
+			Note("conversation over: ", err.Error())
+		}
 	}
 }
 

@@ -47,6 +47,9 @@ type Broken string
 
 func (b Broken) Error() string { return string(b) }
 
+// Cut is the everyday case: the zeros of the next connection's preamble.
+const Cut = Broken("a new connection begins")
+
 // Frame is one whole frame; the payload is the receiver's to keep.
 type Frame struct {
 	Kind    byte
@@ -158,7 +161,9 @@ func header(head []byte) (size int, stream uint32, kind byte, err error) {
 	switch {
 	case length > MaxPayload:
 		err = Broken("length over the limit")
-	case kind < Hello || kind > Reset:
+	case kind == 0:
+		err = Cut
+	case kind > Reset:
 		err = Broken("unknown type")
 	case head[9]|head[10]|head[11] != 0:
 		err = Broken("padding is not zero")
@@ -184,8 +189,12 @@ func (r *Reader) Next() (Frame, error) {
 	if _, err := io.ReadFull(r.in, body); err != nil {
 		return Frame{}, err
 	}
-	if binary.BigEndian.Uint32(body[size:]) != r.tag {
+	switch binary.BigEndian.Uint32(body[size:]) {
+	case r.tag:
+		return Frame{kind, stream, body[:size:size]}, nil
+	case 0:
+		return Frame{}, Cut
+	default:
 		return Frame{}, Broken("tag is not this conversation's")
 	}
-	return Frame{kind, stream, body[:size:size]}, nil
 }
