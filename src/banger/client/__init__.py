@@ -142,7 +142,7 @@ class Client:
             sock = Socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0)
             try:
                 if there:
-                    sock.connect(self.path)
+                    _join(sock, self.path)
                     return sock
             except (FileNotFoundError, ConnectionRefusedError):
                 pass  # absent: started below
@@ -156,6 +156,18 @@ class Client:
 
             start_daemon(log_path(os.environ))
         raise DaemonUnreachable("the daemon is not running" if not self.start else "the daemon started, but does not answer", hint="run: banger doctor")
+
+
+def _join(sock: Socket, path: str) -> None:
+    """Connect; a path beyond what an address holds (108 bytes, unix(7)) is reached through its folder's descriptor."""
+    if len(os.fsencode(path)) < 108:
+        sock.connect(path)
+        return
+    folder = os.open(os.path.dirname(path), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        sock.connect(f"/proc/self/fd/{folder}/{os.path.basename(path)}")
+    finally:
+        os.close(folder)
 
 
 def _until_closed(sock: Socket) -> None:

@@ -9,6 +9,7 @@ import os
 import sys
 
 from banger.frontends.cli.commands import GROUPS, SINGLE, Command, find
+from banger.frontends.cli.ending import Ended
 from banger.model.errors import BadRequest, BangerError
 
 TYPE_CHECKING = False
@@ -31,6 +32,8 @@ def main() -> NoReturn:
         status = complain(error, json_lines="--json" in words[: words.index("--")] if "--" in words else "--json" in words)
     except KeyboardInterrupt:
         status = INTERRUPTED
+    except Ended as ended:
+        status = ended.status
     except BrokenPipeError:
         status = BROKEN_PIPE
     leave(status)

@@ -9,20 +9,13 @@ from time import monotonic
 
 from banger.client import Client
 from banger.client.answer import Lines
+from banger.frontends.cli.ending import Ended
 from banger.frontends.cli.output import clean, talk
 from banger.model.errors import BangerError, Cancelled, Corrupt
 from banger.model.sizes import show_size
 
 CANCEL_SECONDS = 10.0
 QUIET_SECONDS = 1.0
-
-
-class Ended(BaseException):
-    """A signal that ends this process has come; whoever holds something cleans up on the way."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.status = 128 + number
 
 
 class Progress:

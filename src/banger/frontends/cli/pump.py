@@ -1,7 +1,7 @@
 """Carries bytes between this process's stdin, stdout, stderr and a stream in a guest, until the stream ends.
 
-One thread, one poll. Towards the guest as much is read as the guest has granted; from the guest as much is granted as has been written out, so memory is
-bounded on both sides. Writing to stdout may block: that is the back-pressure. Signals only take a note and wake the poll.
+One thread, one poll. Towards the guest as much is read as the guest has granted; from the guest as much is granted as has been written out, so
+memory is bounded on both sides. Writing to stdout may block: that is the back-pressure. Signals only take a note and wake the poll.
 """
 
 from __future__ import annotations

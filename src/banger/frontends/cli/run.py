@@ -7,33 +7,18 @@ ordinary ways out it is deleted here first, so that the command ends when it is 
 from __future__ import annotations
 
 import json
-import signal
 import sys
 
 from banger.client import Client
 from banger.client.answer import Lines
+from banger.frontends.cli.ending import end_by_signal
 from banger.frontends.cli.output import clean, complain, data, talk
 from banger.frontends.cli.parse import Given
-from banger.frontends.cli.progress import Ended, Progress, follow
+from banger.frontends.cli.progress import Progress, follow
 from banger.frontends.cli.session import attach
 from banger.model.errors import BadRequest, BangerError, Corrupt, NotFound
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from types import FrameType
-
 DELETE_SECONDS = 10.0
-ENDINGS = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
-
-
-def end_by_signal() -> None:
-    """Let the signals that end a process unwind it first."""
-
-    def end(number: int, _: FrameType | None) -> None:
-        raise Ended(number)
-
-    for one in ENDINGS:
-        signal.signal(one, end)
 
 
 def create(given: Given) -> int:
@@ -43,8 +28,6 @@ def create(given: Given) -> int:
     lines = client.stream("vm.create", **given.parameters)
     try:
         _print(given, follow(client, lines, Progress("vm create", json_lines=given.json)))
-    except Ended as ended:
-        return ended.status
     finally:
         lines.close()
     return 0
@@ -73,8 +56,6 @@ def run(given: Given) -> int:
         if given.json:
             talk(json.dumps({"result": machine}))
         return _use(client, machine, given)
-    except Ended as ended:
-        return ended.status
     finally:
         _leave(client, lines, machine, given, bound=bound)
 

@@ -9,11 +9,11 @@ import os
 import signal
 import termios
 
-from banger.frontends.cli.progress import Ended
+from banger.frontends.cli.ending import raise_ended
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from types import FrameType, TracebackType
+    from types import TracebackType
     from typing import Self
 
 #: after a session that broke off: application keys, pasting and mouse modes off, the ordinary screen, a visible cursor, plain letters
@@ -25,7 +25,7 @@ class raw_terminal:
     """A context manager over the terminal on stdin."""
 
     def __enter__(self) -> Self:
-        self._handlers = {one: signal.signal(one, _end) for one in ENDINGS}
+        self._handlers = {one: signal.signal(one, raise_ended) for one in ENDINGS}
         self._was = termios.tcgetattr(0)
         self.enter_raw()
         return self
@@ -49,7 +49,3 @@ class raw_terminal:
             pass  # the terminal itself has gone; there is nothing to restore
         for one, handler in self._handlers.items():
             signal.signal(one, handler)
-
-
-def _end(number: int, _: FrameType | None) -> None:
-    raise Ended(number)
