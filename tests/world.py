@@ -66,9 +66,7 @@ class World:
 
     def begin(self, *arguments: str) -> subprocess.Popen[bytes]:
         """Start the CLI and leave it running."""
-        return subprocess.Popen(
-            self.command(*arguments), env=self.env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
+        return subprocess.Popen(self.command(*arguments), env=self.env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
     def client(self) -> Client:
         """Calls to this world's daemon, which must be running."""
