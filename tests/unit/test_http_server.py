@@ -196,9 +196,7 @@ async def test_nothing_to_say_is_204(toy: Toy) -> None:
         ("POST", "/things/x/talk", b'{"name": "y"}', 400, "bad-request", "no parameter 'name'"),
     ],
 )
-async def test_what_cannot_be_meant_is_refused_by_name(
-    toy: Toy, method: str, target: str, body: bytes, status: int, code: str, says: str
-) -> None:
+async def test_what_cannot_be_meant_is_refused_by_name(toy: Toy, method: str, target: str, body: bytes, status: int, code: str, says: str) -> None:
     async with connected(toy) as peer:
         got, answer = await peer.ask(method, target, body)
         assert (got, answer["error"]["code"]) == (status, code)

@@ -12,6 +12,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from banger.ops import Op
+
 HEAD = """# Reference
 
 Made by `banger reference` from the declarations in the code; do not edit.
@@ -57,7 +59,9 @@ def _table(heads: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
 
 def _errors() -> str:
     classes = every_error()
-    rows = [(f"`{code}`", (classes[code].__doc__ or "").strip(), str(http), str(status)) for code, (http, status) in CODES.items()]
+    meaning = {code: (kind.__doc__ or "").strip() for code, kind in classes.items()}
+    meaning["internal"] = "Nobody foresaw this; the daemon's log has the details."
+    rows = [(f"`{code}`", meaning[code], str(http), str(status)) for code, (http, status) in CODES.items()]
     return f"## Errors and exit status\n\n{STATUS}\n" + _table(("code", "meaning", "HTTP", "exit status"), rows)
 
 
@@ -74,10 +78,15 @@ def _settings() -> str:
     return f"## Settings\n\n{words}\n" + _table(("key", "variable", "default", "meaning"), rows)
 
 
+def _place(op: Op) -> int:
+    nouns = [*GROUPS, "doctor"]
+    return nouns.index(op.name.partition(".")[0])
+
+
 def _routes() -> str:
     from banger.ops import every_op
 
-    rows = [(f"`{op.name}`", f"`{op.method} {op.path}`", op.result.replace("|", "or"), op.summary) for op in every_op().values()]
+    rows = [(f"`{op.name}`", f"`{op.method} {op.path}`", op.result.replace("|", "or"), op.summary) for op in sorted(every_op().values(), key=_place)]
     words = (
         "The daemon speaks HTTP over its Unix socket; `GET /openapi.json` describes it. Results are JSON, lines of JSON (`AsyncIterator`), or a\n"
         "connection upgraded to `banger-wire` (`Duplex`), which carries the frames of docs/wire.md with stream 1 and tag 1.\n"
