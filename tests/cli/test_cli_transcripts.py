@@ -158,3 +158,8 @@ def test_a_reader_that_leaves_is_no_error(banger: Banger) -> None:
         assert head.stdin is not None
         head.stdin.close()
     assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_stopping_a_daemon_that_is_not_there_starts_none(alone: Banger) -> None:
+    done = alone("daemon", "stop")
+    assert (done.returncode, done.stderr) == (0, b"note: the daemon is not running\n")

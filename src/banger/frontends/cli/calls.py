@@ -8,7 +8,7 @@ import time
 from banger.client import Client
 from banger.frontends.cli.output import clean, complain, data, talk
 from banger.frontends.cli.parse import Given, places_of
-from banger.model.errors import BadRequest, BangerError, exit_status
+from banger.model.errors import BadRequest, BangerError, DaemonStale, DaemonUnreachable, exit_status
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,6 +28,19 @@ def call(given: Given) -> int:
     from banger.frontends.cli.render import result
 
     data(result(op, found, time.time()))
+    return 0
+
+
+def stop_daemon(given: Given) -> int:
+    """Stop the daemon; none is started for that, and one whose code is old steps down when it is asked anything."""
+    try:
+        Client(start=False).call_raw(given.command.op, **given.parameters)
+    except DaemonStale:
+        return 0
+    except DaemonUnreachable as error:
+        talk(f"note: {error}")
+    if given.json:
+        data("null\n")
     return 0
 
 

@@ -212,7 +212,7 @@ GROUPS: dict[str, tuple[str, tuple[Command, ...]]] = {
         "the process behind the commands; it starts by itself",
         (
             Command("daemon status", "daemon.status", examples=(("banger daemon status", "process, socket, log"),)),
-            Command("daemon stop", "daemon.stop", examples=(("banger daemon stop", "machines go on running"),)),
+            Command("daemon stop", "daemon.stop", "calls:stop_daemon", examples=(("banger daemon stop", "machines go on running"),)),
             Command("daemon operations", "daemon.operations", examples=(("banger daemon operations", ""),)),
             Command("daemon operation", "daemon.operation", examples=(("banger daemon operation op-1a2b3c4d", ""),)),
             Command("daemon cancel", "daemon.cancel", examples=(("banger daemon cancel op-1a2b3c4d", ""),)),
