@@ -21,7 +21,7 @@ from banger.host import Host
 from banger.host.proc import Life, ProcessId, read_stat
 from banger.model import codec
 from banger.model.catalog import Entry, ImageEntry, ImageManifest, KernelManifest, Manifest
-from banger.model.errors import NotFound
+from banger.model.errors import BangerError, NotFound
 from banger.model.event import report, step
 from banger.model.ids import valid_artefact_name
 
@@ -82,9 +82,16 @@ class Shelf(Generic[E, M, P]):
         return None if data is None else codec.decode(data, self.manifest, what=f"{self.noun} {name}")
 
     def every(self) -> list[M]:
-        """All that is here, by name."""
+        """All that is here, by name. One that cannot be read hides no other: it is left out and logged, and told as itself when it is asked for."""
         names = sorted(path.name for path in self.folder.iterdir() if not path.name.startswith("."))
-        return [found for name in names if (found := self.local(name)) is not None]
+        return [found for name in names if (found := self._readable(name)) is not None]
+
+    def _readable(self, name: str) -> M | None:
+        try:
+            return self.local(name)
+        except (BangerError, OSError) as error:
+            log.warning("%s %s cannot be read: %s", self.noun, name, error)
+            return None
 
     def show(self, name: str) -> M:
         """What is here of that name, or NotFound."""
@@ -137,11 +144,13 @@ class Shelf(Generic[E, M, P]):
         self.host.files.remove_tree(place / "replaced")
 
     async def delete(self, name: str) -> None:
-        """Remove it in one visible step; NotFound when it is not here."""
-        self.show(name)
+        """Remove it in one visible step, also one that cannot be read; NotFound when it is not here."""
+        place = self.folder / valid_artefact_name(name)
         async with self.locks.setdefault(name, asyncio.Lock()):
+            if not place.exists():
+                raise self._missing(name)
             away = self._staging(0, 0, name)
-            (self.folder / name).rename(away)
+            place.rename(away)
             self.host.files.remove_tree(away)
 
     def rows(self, *, available: bool) -> list[Listed]:

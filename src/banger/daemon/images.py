@@ -39,7 +39,6 @@ class Kernels:
 
     async def delete(self, name: str) -> None:
         """Remove it unless a machine or an image uses it."""
-        self.shelf.show(name)
         refuse_used("kernel", name, self.users(name))
         await self.shelf.delete(name)
 
@@ -76,7 +75,6 @@ class Images:
 
     async def delete(self, name: str) -> None:
         """Remove it unless a machine uses it."""
-        self.shelf.show(name)
         refuse_used("image", name, self.users(name))
         await self.shelf.delete(name)
 
