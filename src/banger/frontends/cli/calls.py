@@ -137,7 +137,7 @@ def _one(client: Client, given: Given, place: str, target: str) -> object:
     title = f"{given.command.words} {target}"
     lines = client.stream(op, **parameters)
     try:
-        return follow(client, lines, Progress(title, json_lines=given.json, single=len(given.targets) < 2))
+        return follow(client, lines, Progress(title, json_lines=given.json, target=target if len(given.targets) > 1 else ""))
     finally:
         lines.close()
 

@@ -19,25 +19,25 @@ QUIET_SECONDS = 1.0
 
 
 class Progress:
-    """Shows events under a title (`vm run`). `single` false: one of several at the same time, so no live line."""
+    """Shows events under a title (`vm run`). `target`: one of several at the same time, so no live line, and JSON lines say whose they are."""
 
-    def __init__(self, title: str, *, json_lines: bool = False, single: bool = True) -> None:
-        self.title, self.json_lines = title, json_lines
-        self.live = single and not json_lines and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+    def __init__(self, title: str, *, json_lines: bool = False, target: str = "") -> None:
+        self.title, self.json_lines, self.target = title, json_lines, target
+        self.live = not target and not json_lines and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
         self.stage = self.text = ""
         self.began = self.said = 0.0
 
     def line(self, found: dict[str, object]) -> None:
         """One line of the stream."""
         if self.json_lines:
-            talk(json.dumps(found))
+            talk(json.dumps(found | ({"target": self.target} if self.target else {})))
             return
         event = found.get("event")
         if isinstance(event, dict):
             self._event(str(event.get("stage", "")), clean(str(event.get("detail", ""))), _amount(event))
 
     def _event(self, stage: str, detail: str, amount: str) -> None:
-        if stage == "plan":
+        if stage == "plan" and detail.startswith("spec: "):
             self.end()
             talk(detail)
             return

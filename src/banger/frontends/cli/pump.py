@@ -143,6 +143,8 @@ class Pump:
         kind, _, payload = frame
         if kind in (DATA, STDERR):
             self.receiving.receive(len(payload))
+            if self.terminal is not None:
+                self.terminal.used = True
             write_all(1 if kind == DATA else 2, payload)
             if count := self.receiving.consume(len(payload)):
                 self._grant(count)

@@ -24,6 +24,9 @@ ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 class raw_terminal:
     """A context manager over the terminal on stdin."""
 
+    def __init__(self) -> None:
+        self.used = False  # whether the guest has written to it
+
     def __enter__(self) -> Self:
         self._handlers = {one: signal.signal(one, raise_ended) for one in ENDINGS}
         self._was = termios.tcgetattr(0)
@@ -43,7 +46,7 @@ class raw_terminal:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         try:
             termios.tcsetattr(0, termios.TCSANOW, self._was)
-            if kind is not None:
+            if kind is not None and self.used:
                 os.write(1, SOFT_RESET)
         except (termios.error, OSError):
             pass  # the terminal itself has gone; there is nothing to restore
