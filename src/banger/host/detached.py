@@ -37,29 +37,34 @@ class Detached:
         self.proc, self.files, self.record, self.mark = proc, files, record, mark
 
     def find(self) -> ProcessId | None:
-        """The process if it lives (running or frozen), else None."""
+        """The process if it lives (running or frozen), else None. One that had to be looked for is written down, so that it is looked for once."""
         data = self.files.read(self.record)
         if data is None:
             return None
         known = decode(data, Record, what=str(self.record))
-        process = ProcessId(known.pid, known.start) if known.pid else self.proc.find(self.mark)
-        return process if process is not None and self.proc.look(process) is not Life.GONE else None
+        if known.pid:
+            process = ProcessId(known.pid, known.start)
+            return process if self.proc.look(process) is not Life.GONE else None
+        lost = self.proc.find(self.mark)
+        if lost is not None:
+            self._write(lost)
+        return lost
 
     async def start(self, spawn: Callable[[], Awaitable[ProcessId]]) -> ProcessId:
         """Start it by `spawn`, unless it lives; a failed start leaves no record."""
         found = self.find()
         if found is None:
-            self._write(Record())
+            self._write(ProcessId(0, 0))
             try:
                 found = await spawn()
             except BaseException:
                 await self.end()
                 raise
-        self._write(Record(pid=found.pid, start=found.start))
+            self._write(found)
         return found
 
-    def _write(self, record: Record) -> None:
-        self.files.write_atomic(self.record, encode(record), durable=False)
+    def _write(self, process: ProcessId) -> None:
+        self.files.write_atomic(self.record, encode(Record(pid=process.pid, start=process.start)), durable=False)
 
     async def end(self) -> None:
         """Kill it (a frozen one too), wait until it is gone, and forget it; missing is success."""

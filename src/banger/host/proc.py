@@ -358,4 +358,6 @@ async def _end_group(process: asyncio.subprocess.Process) -> None:
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-    await process.wait()
+    with suppress(TimeoutError):
+        async with asyncio.timeout(2):
+            await process.communicate()  # what is still in the pipes, so that they close

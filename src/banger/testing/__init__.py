@@ -1,0 +1,79 @@
+"""Pretend: an in-memory host, shipped so that whoever builds on banger can test without machines.
+
+Processes, sockets, consoles, time and facts are made up; files are real ones below a folder of the test's. Contract tests run the same body on a fake
+and on the real thing.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from banger.host import Host
+from banger.host.archive import RealArchive
+from banger.host.cpio import RealCpio
+from banger.host.files import RealFiles
+from banger.host.kmod import RealKmod
+from banger.host.qmp import RealQmp
+from banger.model.config import Settings
+from banger.model.paths import Paths
+from banger.testing.clock import FakeClock
+from banger.testing.console import FakeConsoles
+from banger.testing.ext4 import FakeExt4
+from banger.testing.facts import FakeFacts
+from banger.testing.guest import FakeGuest, Mood
+from banger.testing.proc import FakeProc
+from banger.testing.qemu import FakeQemu
+from banger.testing.stream import FakeDialer
+
+__all__ = ["FakeGuest", "FakeHost", "Mood"]
+
+
+class FakeHost:
+    """All fakes, and in `host` the record that is passed in. `async with` it, so that whoever answers on a socket ends with the test.
+
+    QEMU, passt and mkfs.ext4 count as installed.
+    """
+
+    def __init__(self, root: Path, settings: Settings | None = None) -> None:
+        self.paths = Paths(
+            state=root / "state",
+            run=root / "run",
+            cache=root / "cache",
+            config=root / "config",
+            images=root / "state" / "images",
+            kernels=root / "state" / "kernels",
+        )
+        self.clock, self.consoles, self.dialer, self.ext4, self.facts = FakeClock(), FakeConsoles(), FakeDialer(), FakeExt4(), FakeFacts()
+        self.proc, self.qemu = FakeProc(self.dialer), FakeQemu()
+        self.proc.programs["qemu-system-x86_64"] = self.qemu
+        self.proc.commands |= {Path(sys.executable).name: self._sieve, "passt": self._nothing, "mkfs.ext4": self._nothing}
+        self.host = Host(
+            paths=self.paths,
+            settings=settings or Settings(),
+            archive=RealArchive(),
+            clock=self.clock,
+            consoles=self.consoles,
+            cpio=RealCpio(),
+            dialer=self.dialer,
+            ext4=self.ext4,
+            facts=self.facts,
+            files=RealFiles(),
+            kmod=RealKmod(),
+            proc=self.proc,
+            qmp=RealQmp(self.dialer),
+        )
+
+    async def _sieve(self, argv: Sequence[str], cwd: Path | None) -> bytes:
+        """The one Python program that banger runs on a host goes to the background and prints its pid."""
+        return str(self.proc.begin(argv, cwd or Path()).id.pid).encode()
+
+    async def _nothing(self, argv: Sequence[str], cwd: Path | None) -> bytes:
+        return b""
+
+    async def __aenter__(self) -> FakeHost:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.dialer.aclose()

@@ -1,0 +1,38 @@
+"""A host as a test wants it."""
+
+from __future__ import annotations
+
+from banger.host.facts import Kvm
+
+
+class FakeFacts:
+    """Eight processors, 16 GiB, no KVM; every fact is an attribute to be changed."""
+
+    def __init__(self) -> None:
+        self.count, self.mib, self.khz = 8, 16384, 2_500_000
+        self.machine, self.superuser = "x86_64", False
+        self.has_kvm = Kvm(False, "/dev/kvm is missing")
+
+    def cpus(self) -> int:
+        """See Facts."""
+        return self.count
+
+    def memory_mib(self) -> int:
+        """See Facts."""
+        return self.mib
+
+    def tsc_khz(self) -> int:
+        """See Facts."""
+        return self.khz
+
+    def architecture(self) -> str:
+        """See Facts."""
+        return self.machine
+
+    def root(self) -> bool:
+        """See Facts."""
+        return self.superuser
+
+    def kvm(self) -> Kvm:
+        """See Facts."""
+        return self.has_kvm

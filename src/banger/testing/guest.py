@@ -1,0 +1,141 @@
+"""A guest's agent in Python: speaks the wire, does nothing real, and misbehaves when told to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from enum import StrEnum
+
+from banger import wire
+from banger.host.stream import Stream
+
+
+class Mood(StrEnum):
+    """How it behaves: the last three say a proper hello and break the first conversation about a request."""
+
+    GOOD = "good"
+    SILENT = "silent"
+    GARBAGE = "garbage"
+    OVERSIZED = "oversized"
+    HALF = "half"
+    MUTE = "mute"
+
+
+class FakeGuest:
+    """One guest. `commands` maps an argv to what it prints and its exit status; other commands are not found. `requests` are all it was asked."""
+
+    def __init__(self, mood: Mood = Mood.GOOD) -> None:
+        self.mood = mood
+        self.boots = 0
+        self.identified = False
+        self.boot_error = ""
+        self.commands: dict[tuple[str, ...], tuple[bytes, int]] = {("true",): (b"", 0), ("uname", "-r"): (b"6.1.0\n", 0)}
+        self.requests: list[dict[str, object]] = []
+        self.poweroff_works = True
+        self.power_off: Callable[[], None] = lambda: None
+
+    def boot(self, power_off: Callable[[], None]) -> None:
+        """Start anew; `power_off` ends the machine."""
+        self.boots += 1
+        self.identified, self.power_off = False, power_off
+
+    @property
+    def boot_id(self) -> str:
+        """Another one at each boot."""
+        return f"00000000-0000-4000-8000-{self.boots:012d}"
+
+    async def serve(self, stream: Stream) -> None:
+        """One connection."""
+        hunter = wire.Hunter(None)
+        hello = None
+        while hello is None:
+            data = await stream.read(1 << 16)
+            if not data:
+                return
+            hello = hunter.feed(data)
+        epoch = hello["epoch"]
+        assert isinstance(epoch, int)
+        if self.mood is Mood.GARBAGE:
+            await stream.write(b"\xff" * (wire.MAX_HUNT + 1))
+        if self.mood not in (Mood.GARBAGE, Mood.SILENT):
+            await self._greet(stream, epoch)
+        await _Talk(self, stream, epoch).go_on(hunter.rest)
+
+    async def _greet(self, stream: Stream, epoch: int) -> None:
+        hello = {"wire": wire.VERSION, "epoch": epoch, "version": "0.1.0", "boot_id": self.boot_id, "identified": self.identified}
+        if self.boot_error:
+            hello["boot_error"] = self.boot_error
+        await stream.write(wire.MARKER + wire.encode_json(wire.HELLO, 0, hello, tag=epoch))
+
+
+class _Talk:
+    """What follows the hellos."""
+
+    def __init__(self, guest: FakeGuest, stream: Stream, epoch: int) -> None:
+        self.guest, self.stream, self.epoch = guest, stream, epoch
+        #: Commands that wait for the host's first credit before they print.
+        self.running: dict[int, tuple[bytes, int]] = {}
+
+    async def go_on(self, data: bytes) -> None:
+        decoder = wire.Decoder(self.epoch)
+        while True:
+            for frame in decoder.feed(data):
+                await self._take(frame)
+            data = await self.stream.read(1 << 16)
+            if not data:
+                return
+
+    async def _send(self, kind: int, number: int, payload: bytes = b"") -> None:
+        await self.stream.write(wire.encode(kind, number, payload, tag=self.epoch))
+
+    async def _end(self, number: int, result: object) -> None:
+        await self._send(wire.END, number, json.dumps(result).encode())
+
+    async def _take(self, frame: wire.Frame) -> None:
+        kind, number, payload = frame
+        if kind == wire.OPEN:
+            request = wire.decode_json(payload)
+            self.guest.requests.append(request)
+            await self._open(number, request)
+        elif kind == wire.CREDIT and number in self.running:
+            printed, status = self.running.pop(number)
+            if printed:
+                await self._send(wire.DATA, number, printed)
+            await self._send(wire.EOF, number)
+            await self._end(number, {"ok": {"exit": status}})
+
+    async def _open(self, number: int, request: dict[str, object]) -> None:
+        if self.guest.mood is Mood.OVERSIZED:
+            await self.stream.write((wire.MAX_PAYLOAD + 1).to_bytes(4, "big") + number.to_bytes(4, "big") + bytes([wire.END, 0, 0, 0]))
+        elif self.guest.mood is Mood.HALF:
+            await self.stream.write(wire.encode(wire.END, number, b'{"ok":{}}', tag=self.epoch)[:-6])
+            self.stream.close()
+        elif self.guest.mood is not Mood.MUTE:
+            await self._answer(number, request)
+
+    async def _answer(self, number: int, request: dict[str, object]) -> None:
+        op = request.get("op")
+        if op == "exec":
+            await self._exec(number, request)
+        elif op == "identity":
+            self.guest.identified = True
+            await self._end(number, {"ok": {"host_keys": []}})
+        elif op == "info":
+            info = {"boot_id": self.guest.boot_id, "uptime_ms": 1, "kernel": "6.1.0", "init": "agent", "booted": True}
+            await self._end(number, {"ok": info})
+        elif op in ("ping", "sync", "poweroff"):
+            await self._end(number, {"ok": {}})
+            if op == "poweroff" and self.guest.poweroff_works:
+                self.guest.power_off()
+        else:
+            await self._end(number, {"error": {"code": "unknown-op", "message": f"no operation {op}"}})
+
+    async def _exec(self, number: int, request: dict[str, object]) -> None:
+        argv = request.get("argv")
+        known = self.guest.commands.get(tuple(argv)) if isinstance(argv, list) else None
+        if known is None:
+            await self._end(number, {"error": {"code": "not-found", "message": f"no command {argv}"}})
+            return
+        self.running[number] = known
+        await self._send(wire.OPENED, number, b'{"pid":1}')
+        await self._send(wire.CREDIT, number, wire.WINDOW.to_bytes(4, "big"))
