@@ -48,14 +48,20 @@ PACKAGE = Path(__file__).parent
 LOCK_SECONDS = 10.0
 
 
+def xdg(environment: Mapping[str, str], name: str) -> str:
+    """An XDG base directory; one that is not absolute counts as not set (XDG base directory specification, version 0.8)."""
+    value = environment.get(f"XDG_{name}", "")
+    return value if value.startswith("/") else ""
+
+
 def find_paths(environment: Mapping[str, str], home: Path, uid: int, settings: Settings) -> Paths:
-    """The four roots, by the XDG base directory specification; without XDG_RUNTIME_DIR the volatile one is below /tmp."""
-    state = Path(environment.get("XDG_STATE_HOME") or home / ".local/state") / "banger"
-    runtime = environment.get("XDG_RUNTIME_DIR")
+    """The four roots; without XDG_RUNTIME_DIR the volatile one is below /tmp."""
+    state = Path(xdg(environment, "STATE_HOME") or home / ".local/state") / "banger"
+    runtime = xdg(environment, "RUNTIME_DIR")
     return Paths(
         state=state,
         run=Path(runtime) / "banger" if runtime else Path(f"/tmp/banger-runtime-{uid}"),
-        cache=Path(environment.get("XDG_CACHE_HOME") or home / ".cache") / "banger",
+        cache=Path(xdg(environment, "CACHE_HOME") or home / ".cache") / "banger",
         config=config_folder(environment, home),
         images=Path(settings.images_dir).expanduser() if settings.images_dir else state / "images",
         kernels=Path(settings.kernels_dir).expanduser() if settings.kernels_dir else state / "kernels",
@@ -64,15 +70,16 @@ def find_paths(environment: Mapping[str, str], home: Path, uid: int, settings: S
 
 def config_folder(environment: Mapping[str, str], home: Path) -> Path:
     """Where the user's settings and catalogs are."""
-    return Path(environment.get("XDG_CONFIG_HOME") or home / ".config") / "banger"
+    return Path(xdg(environment, "CONFIG_HOME") or home / ".config") / "banger"
 
 
 def real_host(environment: Mapping[str, str]) -> Host:
     """Every interface, for real. Makes no folder and no file."""
     home = Path(environment.get("HOME") or Path.home())
     files = RealFiles()
-    text = files.read(config_folder(environment, home) / "config.toml") or b""
-    settings = load_settings(text.decode("utf-8", "replace"), environment)
+    file = config_folder(environment, home) / "config.toml"
+    text = files.read(file) or b""
+    settings = load_settings(text.decode("utf-8", "replace"), environment, file=str(file))
     paths = find_paths(environment, home, os.geteuid(), settings)
     proc = RealProc(environment.get("PATH", ""))
     return Host(

@@ -41,6 +41,7 @@ def load(kind: Literal["kernel"], name: str, host: Host) -> KernelSource: ...
 def load(kind: Kind, name: str, host: Host) -> object:
     """The backend of that name; BadRequest lists the names there are."""
     if name not in names(kind):
-        raise BadRequest(f"there is no {kind} {name!r}", hint=f"choose one of: {', '.join(names(kind))}")
+        noun = f"source of {kind}s" if kind in ("image", "kernel") else kind
+        raise BadRequest(f"there is no {noun} {name!r}", hint=f"choose one of: {', '.join(names(kind))}")
     module = import_module(f"banger.backends.{kind}.{name}")
     return module.backend(host)

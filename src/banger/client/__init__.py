@@ -64,7 +64,11 @@ def request_of(op: Op, parameters: Mapping[str, object]) -> tuple[str, bytes]:
     if op.method in ("GET", "DELETE"):
         pairs = [f"{name}={_quoted(value if isinstance(value, str) else json.dumps(value))}" for name, value in given.items()]
         return (f"{path}?{'&'.join(pairs)}" if pairs else path), b""
-    return path, json.dumps(given).encode()
+    text = json.dumps(given, ensure_ascii=False)
+    try:
+        return path, text.encode()
+    except UnicodeEncodeError as error:
+        raise BadRequest(f"an argument is not UTF-8: …{text[max(0, error.start - 20) : error.end + 20]!r}…") from None
 
 
 def _quoted(text: str) -> str:

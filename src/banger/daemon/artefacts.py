@@ -21,7 +21,7 @@ from banger.host import Host
 from banger.host.proc import Life, ProcessId, read_stat
 from banger.model import codec
 from banger.model.catalog import Entry, ImageEntry, ImageManifest, KernelManifest, Manifest
-from banger.model.errors import BangerError, NotFound
+from banger.model.errors import BadRequest, BangerError, NotFound
 from banger.model.event import report, step
 from banger.model.ids import valid_artefact_name
 
@@ -122,11 +122,15 @@ class Shelf(Generic[E, M, P]):
                 return await self._build(entry)
 
     async def _build(self, entry: E) -> M:
-        source = self.source(entry.source)
         me = read_stat(os.getpid())
         assert me is not None, "a process can read its own stat"
         staging = self._staging(os.getpid(), me[1], entry.name)
-        part = source.plan(entry, staging)
+        try:
+            source = self.source(entry.source)
+            part = source.plan(entry, staging)
+        except BadRequest as error:
+            error.add_note(f"so says the catalog's entry of {self.noun} {entry.name}")
+            raise
         self.host.files.private_folder(staging)
         try:
             made = await source.ensure(part)

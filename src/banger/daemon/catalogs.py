@@ -46,5 +46,8 @@ def _checked(version: int, entries: tuple[E, ...], path: Path) -> tuple[E, ...]:
     if version != VERSION:
         raise BadRequest(f"catalog {path} has version {version}, this banger reads {VERSION}")
     for entry in entries:
-        valid_artefact_name(entry.name)
+        try:
+            valid_artefact_name(entry.name)
+        except BadRequest as error:
+            raise BadRequest(f"catalog {path}: {error}", hint=error.hint) from error
     return entries

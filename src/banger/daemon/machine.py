@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import logging
+from collections.abc import Awaitable
 
 from banger.daemon import plan as planning
 from banger.daemon.guests import Conversation, Hello, converse
@@ -23,6 +24,8 @@ log = logging.getLogger(__name__)
 IDENTITY_TIMEOUT = 20.0
 TAIL_LINES = 20
 POLL_BOOTED = 0.25
+#: How long after a broken connection the end of the process behind it shows.
+END_SHOWS = 1.0
 
 
 class Machine:
@@ -81,15 +84,39 @@ class Machine:
                     await self.resources.ensure(self.plan.machine)
                     self.host.consoles.start(self.plan.id)
             async with step("agent", "waiting for the guest"):
-                await self.meet(self.host.settings.boot_timeout)
+                await self._alive(self.meet(self.host.settings.boot_timeout))
             if wait == "boot":
                 async with step("boot", "waiting until the guest's init has settled"):
-                    await self._settle()
+                    await self._alive(self._settle())
         except BaseException as error:
             if isinstance(error, BangerError):
                 error.tail = error.tail or self.host.consoles.tail(self.plan.id, TAIL_LINES)
             await self.down()
             raise
+
+    async def _alive(self, work: Awaitable[object]) -> None:
+        """Wait for a guest that boots; however the end of its VMM shows first, it is told as that."""
+        try:
+            await work
+        except (GuestFailed, WrongState) as error:
+            try:
+                async with asyncio.timeout(END_SHOWS):
+                    await self.resources.vmm(self.plan).gone(self.plan.machine)
+            except TimeoutError:
+                raise error from None
+            raise self._ended() from error
+
+    def _ended(self) -> VmmFailed:
+        tail = self.host.consoles.tail(self.plan.id, TAIL_LINES)
+        panic = any("Kernel panic" in line for line in tail)
+        cause = "its kernel panicked" if panic else "it was killed (is the host short of memory?) or has switched itself off"
+        return VmmFailed(f"the machine {self.plan.name} ended before its agent answered: {cause}", hint=self._look(), tail=tail)
+
+    def _look(self) -> str:
+        """Where to see more; of a machine that is being created nothing will be left but the console's tail in the error."""
+        if self.phase is Phase.KEPT:
+            return f"all of its console: banger vm logs {self.plan.name}"
+        return "try it again; to keep a machine that does not boot: banger vm create --no-start, then banger vm start, banger vm logs"
 
     async def meet(self, timeout: float) -> Conversation:
         """The conversation with the guest's agent, begun anew when there is none; GuestFailed or VmmFailed when it cannot be had in time."""
@@ -108,10 +135,7 @@ class Machine:
             await asyncio.wait([greeting, ended], return_when=asyncio.FIRST_COMPLETED)
             if greeting.done():
                 return greeting.result()
-            raise VmmFailed(
-                f"the machine {self.plan.name} ended before its agent answered",
-                hint=f"the console's last lines are above; all of it: banger vm logs {self.plan.name}",
-            )
+            raise self._ended()
         finally:
             greeting.cancel()
             ended.cancel()
@@ -124,7 +148,7 @@ class Machine:
         try:
             conversation = await converse(stream, epoch=epoch, tasks=self.tasks, name=name, timeout=timeout)
         except TimedOut as error:
-            error.hint = f"the machine runs but its agent is silent; look at: banger vm logs {name}"
+            error.hint = self._look()
             raise
         await self._identify(conversation, conversation.hello)
         return conversation
@@ -146,13 +170,20 @@ class Machine:
 
     async def _settle(self) -> None:
         """Ask until the init has settled: systemd has no event for it that a stranger could wait on without a bus connection."""
-        async with asyncio.timeout(self.host.settings.boot_timeout):
-            while True:
-                conversation = await self.meet(IDENTITY_TIMEOUT)
-                answer = await conversation.request({"op": "info"}, timeout=IDENTITY_TIMEOUT)
-                if answer.get("booted") is True:
-                    return
-                await asyncio.sleep(POLL_BOOTED)
+        limit = self.host.settings.boot_timeout
+        try:
+            async with asyncio.timeout(limit):
+                while True:
+                    if await self._booted():
+                        return
+                    await asyncio.sleep(POLL_BOOTED)
+        except TimeoutError:
+            raise TimedOut(f"the init of {self.plan.name} has not settled within {limit:g} s", hint=self._look()) from None
+
+    async def _booted(self) -> bool:
+        conversation = await self.meet(IDENTITY_TIMEOUT)
+        answer = await conversation.request({"op": "info"}, timeout=IDENTITY_TIMEOUT)
+        return answer.get("booted") is True
 
     async def down(self) -> None:
         """End the VMM and its network for good, whatever the guest says; the disk stays."""

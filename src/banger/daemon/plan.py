@@ -15,6 +15,7 @@ from banger.backends.vmm import Vmm
 from banger.model.catalog import ImageManifest
 from banger.model.config import Settings
 from banger.model.errors import BadRequest, HostLacks
+from banger.model.finding import Finding, Level
 from banger.model.ids import VmId, valid_vm_name
 from banger.model.parts import MachinePart
 from banger.model.sizes import parse_size, show_size
@@ -120,8 +121,16 @@ def parts(asked: Resolved, vm: VmId, boot: Boot, backends: Backends) -> MachineP
 
 
 def check(asked: Resolved, backends: Backends) -> None:
-    """Refuse an impossible request before anything is fetched for it."""
+    """Refuse an impossible request, or one that this host lacks something for, before anything is fetched for it."""
     parts(asked, VmId("0" * 12), NO_BOOT, backends)
+    require([*backends.vmm.check(), *backends.disk.check(), *backends.network.check()])
+
+
+def require(findings: Sequence[Finding]) -> None:
+    """HostLacks for the first that fails."""
+    for finding in findings:
+        if finding.level is Level.FAIL:
+            raise HostLacks(finding.message, hint=f"as root: {finding.fix}" if finding.packages else finding.fix)
 
 
 def decide(asked: Resolved, boot: Boot, backends: Backends, *, vm: VmId, now: datetime, image: ImageManifest, machine_id: str) -> VmPlan:

@@ -9,6 +9,7 @@ from typing import Annotated
 import msgspec
 
 from banger.model.errors import BadRequest
+from banger.model.sizes import parse_size
 
 Seconds = float
 
@@ -32,17 +33,30 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     log_level: Annotated[str, msgspec.Meta(description="debug, info, warning or error", pattern="^(debug|info|warning|error)$")] = "info"
 
 
-def load_settings(text: str, environment: Mapping[str, str]) -> Settings:
-    """Settings from the text of a TOML file, overridden by `BANGER_*` variables; BadRequest names the key that is wrong."""
+def load_settings(text: str, environment: Mapping[str, str], *, file: str = "config.toml") -> Settings:
+    """Settings from the text of a TOML file, overridden by `BANGER_*` variables; BadRequest names the file or variable that is wrong, and the key."""
     try:
         values: dict[str, object] = dict(tomllib.loads(text))
     except tomllib.TOMLDecodeError as error:
-        raise BadRequest(f"the settings file is not TOML: {error}") from error
+        raise BadRequest(f"the settings file {file} is not TOML: {error}") from error
+    checked(values, f"the settings file {file}")
     for name in Settings.__struct_fields__:
         variable = f"BANGER_{name.upper()}"
         if variable in environment:
+            checked({name: environment[variable]}, variable)
             values[name] = environment[variable]
+    return msgspec.convert(values, Settings, strict=False)
+
+
+def checked(values: Mapping[str, object], where: str) -> Settings:
+    """The settings if these are all; BadRequest says where the wrong one stands."""
     try:
-        return msgspec.convert(values, Settings, strict=False)
+        settings = msgspec.convert(values, Settings, strict=False)
+        parse_size(settings.disk_size)
     except msgspec.ValidationError as error:
-        raise BadRequest(f"settings: {error}", hint="the guide's page on settings lists them all") from error
+        message, _, place = str(error).partition(" - at `$.")
+        key = f"{place.rstrip('`')}: " if place else ""
+        raise BadRequest(f"{where}: {key}{message[:1].lower()}{message[1:]}", hint="the guide's page on settings lists them all") from error
+    except BadRequest as error:
+        raise BadRequest(f"{where}: disk_size: {error}", hint=error.hint) from error
+    return settings
