@@ -68,7 +68,8 @@ def request_of(op: Op, parameters: Mapping[str, object]) -> tuple[str, bytes]:
     try:
         return path, text.encode()
     except UnicodeEncodeError as error:
-        raise BadRequest(f"an argument is not UTF-8: …{text[max(0, error.start - 20) : error.end + 20]!r}…") from None
+        where = text[max(0, error.start - 20) : error.end + 20]
+        raise BadRequest(f"an argument is not UTF-8: …{where!r}…", hint="other bytes can go through a command's stdin") from None
 
 
 def _quoted(text: str) -> str:
