@@ -127,7 +127,7 @@ def _flow(command: list[str], env: dict[str, str] | None) -> float:
         process = subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
         assert process.stdout is not None
         total = 0
-        while data := process.stdout.read1(1 << 20):
+        while data := process.stdout.read(1 << 18):
             total += len(data)
         assert process.wait() == 0, f"{command} failed"
         assert total == BULK, f"{total} bytes came instead of {BULK}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import shutil
 import socket
 import subprocess
@@ -78,40 +79,41 @@ class Forward:
 
     def _serve(self, peer: socket.socket) -> None:
         guest = self.client.duplex("vm.dial", vm=self.vm, port=22)
-        guest.send(wire.CREDIT, wire.WINDOW.to_bytes(4, "big"))
-        guest.flush()
-        credit = threading.Semaphore(0)
         meter = wire.Meter()
-        threading.Thread(target=self._upload, args=(peer, guest, meter, credit), daemon=True).start()
         try:
-            while (frames := guest.receive()) is not None:
-                for kind, _, payload in frames:
-                    if kind == wire.CREDIT:
-                        meter.grant(wire.decode_credit(payload))
-                        credit.release()
-                    elif kind == wire.DATA:
-                        peer.sendall(payload)
-                        if count := meter.consume(len(payload)):
-                            guest.send(wire.CREDIT, count.to_bytes(4, "big"))
-                            guest.flush()
-                    elif kind == wire.END:
-                        return
+            guest.send(wire.CREDIT, wire.WINDOW.to_bytes(4, "big"))
+            guest.flush()
+            sending = True
+            while True:
+                wanted = [guest, peer] if sending and meter.available else [guest]
+                ready, _, _ = select.select(wanted, [], [])
+                if peer in ready:
+                    sending = self._up(peer, guest, meter)
+                if guest in ready and not self._down(peer, guest, meter):
+                    return
         finally:
             peer.close()
             guest.close()
 
-    def _upload(self, peer: socket.socket, guest: Conversation, meter: wire.Meter, credit: threading.Semaphore) -> None:
-        try:
-            while data := peer.recv(32768):
-                while meter.available < len(data):
-                    credit.acquire()
-                meter.spend(len(data))
-                guest.send(wire.DATA, data)
-                guest.flush()
-            guest.send(wire.EOF)
-            guest.flush()
-        except OSError:
-            return  # the connection has ended; the downloading half closes both
+    def _up(self, peer: socket.socket, guest: Conversation, meter: wire.Meter) -> bool:
+        data = peer.recv(min(32768, meter.available))
+        meter.spend(len(data))
+        guest.send(wire.DATA if data else wire.EOF, data)
+        guest.flush()
+        return bool(data)
+
+    def _down(self, peer: socket.socket, guest: Conversation, meter: wire.Meter) -> bool:
+        for kind, _, payload in guest.receive() or ():
+            if kind == wire.CREDIT:
+                meter.grant(wire.decode_credit(payload))
+            elif kind == wire.DATA:
+                peer.sendall(payload)
+                if count := meter.consume(len(payload)):
+                    guest.send(wire.CREDIT, count.to_bytes(4, "big"))
+                    guest.flush()
+            elif kind == wire.END:
+                return False
+        return True
 
     def close(self) -> None:
         """Take no more connections."""

@@ -38,7 +38,11 @@ func findUser(asked string) (account, error) {
 			uid, okUser := id(field[2])
 			gid, okGroup := id(field[3])
 			if okUser && okGroup {
-				return account{name: field[0], home: field[5], shell: field[6], uid: uid, gid: gid}, nil
+				shell := field[6]
+				if shell == "" {
+					shell = "/bin/sh" // passwd(5)
+				}
+				return account{name: field[0], home: field[5], shell: shell, uid: uid, gid: gid}, nil
 			}
 		}
 	}

@@ -116,8 +116,8 @@ func result(status syscall.WaitStatus) any {
 }
 
 func resolve(request *execRequest) (*command, error) {
-	if len(request.Argv) == 0 || request.Argv[0] == "" {
-		return nil, refuse(badRequest, "argv is empty")
+	if len(request.Argv) > 0 && request.Argv[0] == "" {
+		return nil, refuse(badRequest, "the command's name is empty")
 	}
 	asked := ""
 	if request.User != nil {
@@ -131,7 +131,13 @@ func resolve(request *execRequest) (*command, error) {
 	if made.cwd, err = folder(request.Cwd, who.home); err != nil {
 		return nil, err
 	}
-	made.path, err = lookup(request.Argv[0], value(made.env, "PATH"), made.cwd)
+	name := who.shell
+	if len(request.Argv) > 0 {
+		name = request.Argv[0]
+	} else {
+		made.argv = []string{"-" + filepath.Base(who.shell)} // how a shell is told that it is a login's
+	}
+	made.path, err = lookup(name, value(made.env, "PATH"), made.cwd)
 	return made, err
 }
 
