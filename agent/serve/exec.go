@@ -226,7 +226,7 @@ func lookup(name, path, cwd string) (string, error) {
 	if closed != "" {
 		return "", refuse(notPermitted, "command "+strconv.Quote(closed)+" is not executable")
 	}
-	return "", refuse(notFound, "command "+strconv.Quote(name)+" is not found")
+	return "", refuse(noCommand, "command "+strconv.Quote(name)+" is not found")
 }
 
 // startError says in the page's words why execve refused.
@@ -234,7 +234,7 @@ func startError(made *command, err error) error {
 	text := "command " + strconv.Quote(made.path) + " does not start: " + err.Error()
 	switch {
 	case errors.Is(err, syscall.ENOENT):
-		return refuse(notFound, text+" (its interpreter or loader is missing)")
+		return refuse(noCommand, text+" (its interpreter or loader is missing)")
 	case errors.Is(err, syscall.EACCES), errors.Is(err, syscall.EPERM), errors.Is(err, syscall.ENOEXEC):
 		return refuse(notPermitted, text)
 	case errors.Is(err, syscall.EINVAL):

@@ -19,6 +19,7 @@ const (
 	badRequest   = "bad-request"
 	unknownOp    = "unknown-op"
 	notFound     = "not-found"
+	noCommand    = "no-command"
 	notPermitted = "not-permitted"
 	refused      = "refused"
 	failed       = "failed"

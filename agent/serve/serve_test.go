@@ -152,7 +152,7 @@ func TestWhatCannotBeDoneIsSaidInTheWordsOfThePage(t *testing.T) {
 	h.hello(7)
 	for request, code := range map[string]string{
 		`{"op":"ping","x":1}`: badRequest, `[]`: badRequest, `{"op":"dance"}`: unknownOp, `{"op":"exec","argv":[""]}`: badRequest,
-		`{"op":"exec","argv":["no-such-command"]}`: notFound, `{"op":"exec","argv":["/etc/passwd"]}`: notPermitted,
+		`{"op":"exec","argv":["no-such-command"]}`: noCommand, `{"op":"exec","argv":["/etc/passwd"]}`: notPermitted,
 		`{"op":"exec","argv":["true"],"user":"no-such-user"}`: notFound, `{"op":"exec","argv":["true"],"cwd":"/no-such-folder"}`: notFound,
 		`{"op":"dial","port":0}`: badRequest, `{"op":"identity"}`: failed, `{"op":"poweroff"}`: failed, `{"op":"dial","port":1}`: refused,
 	} {

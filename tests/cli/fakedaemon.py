@@ -117,7 +117,7 @@ class Exec:
         await asyncio.get_running_loop().create_future()
 
     async def do_absent(self) -> bytes:
-        return b'{"error":{"code":"not-found","message":"there is no command absent"}}'
+        return b'{"error":{"code":"no-command","message":"there is no command absent"}}'
 
     async def do_size(self) -> None:
         await self.write(f"{self.request['tty']}\r\n".encode())

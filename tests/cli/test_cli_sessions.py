@@ -45,7 +45,7 @@ def test_flags_reach_the_guest(banger: Banger) -> None:
 
 def test_a_command_that_is_not_there(banger: Banger) -> None:
     done = banger("vm", "exec", "vm1", "--", "absent")
-    assert (done.returncode, done.stderr) == (121, b"error: there is no command absent\n")
+    assert (done.returncode, done.stderr) == (127, b"error: there is no command absent\n")
 
 
 def heard(process: subprocess.Popen[bytes], what: bytes) -> None:

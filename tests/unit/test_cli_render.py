@@ -15,7 +15,7 @@ from banger.frontends.cli.output import clean, complain
 from banger.frontends.cli.progress import Progress
 from banger.frontends.cli.pump import status_of
 from banger.frontends.cli.render import age, fields, result, seconds_of
-from banger.model.errors import GuestFailed, NotFound
+from banger.model.errors import GuestFailed, NoCommand, NotFound, NotPermitted
 
 
 @given(st.datetimes(min_value=datetime(1970, 1, 1), max_value=datetime(2200, 1, 1)))
@@ -68,9 +68,13 @@ def test_the_end_of_a_stream_is_an_exit_status() -> None:
     assert status_of({"ok": {"exit": 7}}) == 7
     assert status_of({"ok": {"signal": "KILL"}}) == 137
     with pytest.raises(NotFound):
-        status_of({"error": {"code": "not-found", "message": "no such command"}})
-    with pytest.raises(GuestFailed):
+        status_of({"error": {"code": "not-found", "message": "no such user"}})
+    with pytest.raises(NoCommand):
+        status_of({"error": {"code": "no-command", "message": "no such command"}})
+    with pytest.raises(NotPermitted):
         status_of({"error": {"code": "not-permitted", "message": "not executable"}})
+    with pytest.raises(GuestFailed):
+        status_of({"error": {"code": "refused", "message": "nobody listens"}})
     with pytest.raises(GuestFailed):
         status_of({})
 

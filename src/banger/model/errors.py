@@ -36,6 +36,18 @@ class NotFound(BangerError):
     code = "not-found"
 
 
+class NoCommand(BangerError):
+    """The guest has no such command, or not what interprets it."""
+
+    code = "no-command"
+
+
+class NotPermitted(BangerError):
+    """The guest has the command, but does not execute it."""
+
+    code = "not-permitted"
+
+
 class AlreadyExists(BangerError):
     """The name is taken."""
 
@@ -120,10 +132,13 @@ class DaemonStale(BangerError):
     code = "daemon-stale"
 
 
-#: code → (HTTP status, exit status of the CLI). The CLI's own failures lie in 120 … 125 and 130; everything else is the guest command's status.
+#: code → (HTTP status, exit status of the CLI). The CLI's own failures lie in 120 … 127 (the last two as every shell has them)
+#: and 130; everything else is the guest command's status.
 CODES: dict[str, tuple[int, int]] = {
     "bad-request": (400, 120),
     "not-found": (404, 121),
+    "no-command": (404, 127),
+    "not-permitted": (403, 126),
     "already-exists": (409, 122),
     "wrong-state": (409, 122),
     "busy": (409, 122),

@@ -134,7 +134,7 @@ class _Talk:
         argv = request.get("argv")
         known = self.guest.commands.get(tuple(argv)) if isinstance(argv, list) else None
         if known is None:
-            await self._end(number, {"error": {"code": "not-found", "message": f"no command {argv}"}})
+            await self._end(number, {"error": {"code": "no-command", "message": f"no command {argv}"}})
             return
         self.running[number] = known
         await self._send(wire.OPENED, number, b'{"pid":1}')
