@@ -207,4 +207,26 @@ async def test_a_process_that_dies_before_it_serves_ends_the_connection(real: Re
         assert await ended(reader)
         await real.gone(process)
     writer.close()
-    assert b"EOFError" in (tmp_path / "log").read_bytes()
+    assert b"EOFError" in real.said(tmp_path / "log")
+    assert real.said(tmp_path / "log") == b""
+
+
+async def test_a_process_that_prints_without_end_is_neither_stalled_nor_kept(real: RealProc, tmp_path: Path) -> None:
+    code = "import os, sys\nfor _ in range(1000):\n  try: os.write(1, b'x' * 4096)\n  except BlockingIOError: pass"
+    process = await real.spawn([PYTHON, "-c", code], cwd=tmp_path, output=tmp_path / "log")
+    async with asyncio.timeout(20):
+        await real.gone(process)
+    assert len(real.said(tmp_path / "log")) == 65536
+
+
+async def test_what_another_daemons_process_prints_can_be_read(real: RealProc, tmp_path: Path) -> None:
+    code = "import signal, sys; print('hello', flush=True); signal.pause()"
+    process = await real.spawn([PYTHON, "-c", code, str(tmp_path)], cwd=tmp_path, output=tmp_path / "log")
+    heard = b""
+    async with asyncio.timeout(20):
+        while not heard:
+            heard = RealProc(os.environ["PATH"]).said(tmp_path / "log")
+            await asyncio.sleep(0.01)
+    assert heard == b"hello\n"
+    real.signal(process, signal.SIGKILL)
+    await real.gone(process)

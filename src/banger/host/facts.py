@@ -1,4 +1,4 @@
-"""What the host is: processors, memory, KVM, and who we are. Read when asked; nothing is kept."""
+"""What the host is: processors, memory, KVM, and who we are. Read when asked; nothing that can change is kept."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Protocol
 
 import msgspec
+
+from banger.host.tsc import measure_khz
 
 
 class Kvm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -27,7 +29,7 @@ class Facts(Protocol):
         """The host's memory in MiB."""
 
     def tsc_khz(self) -> int:
-        """The processor's present clock in kHz (for `tsc_early_khz`), 0 when the kernel does not tell."""
+        """The rate of the time stamp counter in kHz (for `tsc_early_khz`), 0 when it cannot be had; takes 10 ms the first time."""
 
     def architecture(self) -> str:
         """As uname(2) has it: x86_64, aarch64."""
@@ -42,6 +44,9 @@ class Facts(Protocol):
 class RealFacts:
     """The host itself."""
 
+    def __init__(self) -> None:
+        self._tsc_khz: int | None = None
+
     def cpus(self) -> int:
         """See Facts."""
         return len(os.sched_getaffinity(0))
@@ -52,6 +57,13 @@ class RealFacts:
 
     def tsc_khz(self) -> int:
         """See Facts."""
+        if self._tsc_khz is None:
+            measured = measure_khz()
+            self._tsc_khz = measured if 100_000 < measured < 10_000_000 else self._present_khz()
+        return self._tsc_khz
+
+    def _present_khz(self) -> int:
+        """The processor's present clock: the same where it does not change, and better than nothing."""
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("cpu MHz"):
                 return int(float(line.partition(":")[2]) * 1000)

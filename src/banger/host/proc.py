@@ -73,11 +73,16 @@ class Proc(Protocol):
         """
 
     async def spawn(self, argv: Sequence[str], *, cwd: Path, output: Path, listen: Sequence[str] = ()) -> ProcessId:
-        """Start a process that outlives us: own session, stdin from /dev/null, stdout and stderr to `output`, umask 077.
+        """Start a process that outlives us: own session, stdin from /dev/null, umask 077.
 
+        stdout and stderr go to `output`, a named pipe that is made here: it keeps the first 64 KiB and what comes then is lost, so that no guest can
+        fill the host's disk through its VMM's warnings, nor stall it. `said` reads it.
         Each name in `listen` becomes a listening Unix socket in `cwd` (0600; one left from before is replaced), and `%NAME%` in an argument becomes
         the number of its descriptor in the process. Raises HostLacks when the command does not exist.
         """
+
+    def said(self, output: Path) -> bytes:
+        """What has been printed to a spawned process's `output` since the last call; empty when nobody holds it open any more."""
 
     def find(self, words: Sequence[str]) -> ProcessId | None:
         """The process, of this user or (if we are root) of nobody, that has all these words among its arguments; looks through all of /proc."""
@@ -146,6 +151,8 @@ class RealProc:
         self.path = os.pathsep.join([*have, *(folder for folder in SYSTEM_PATH if folder not in have)])
         #: Children are reaped by their Popen object once their pidfd says they ended; a dropped one would stay a zombie.
         self.children: dict[int, subprocess.Popen[bytes]] = {}
+        #: The pipes that spawned processes print to.
+        self.outputs: dict[Path, int] = {}
 
     def which(self, name: str) -> Path | None:
         """See Proc."""
@@ -196,8 +203,7 @@ class RealProc:
         """See Proc."""
         command = self._resolve(argv)
         with ExitStack() as stack:
-            descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-            stack.callback(os.close, descriptor)
+            descriptor = self._make_output(output)
             sockets = {name: stack.enter_context(_listen(cwd, name)).fileno() for name in listen}
             for name, number in sockets.items():
                 command = [word.replace(f"%{name}%", str(number)) for word in command]
@@ -217,6 +223,34 @@ class RealProc:
         stat = read_stat(child.pid)
         assert stat is not None, "an unreaped child is always in /proc"
         return ProcessId(child.pid, stat[1])
+
+    def _make_output(self, output: Path) -> int:
+        """Read, write, and never wait; kept open, because what is in a pipe goes when the last one who holds it ends."""
+        self._forget_output(output)
+        output.unlink(missing_ok=True)
+        os.mkfifo(output, 0o600)
+        self.outputs[output] = os.open(output, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
+        return self.outputs[output]
+
+    def _forget_output(self, output: Path) -> None:
+        held = self.outputs.pop(output, None)
+        if held is not None:
+            os.close(held)
+
+    def said(self, output: Path) -> bytes:
+        """See Proc."""
+        if output not in self.outputs:
+            try:
+                self.outputs[output] = os.open(output, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
+            except FileNotFoundError:
+                return b""
+        parts = []
+        with suppress(BlockingIOError):
+            while True:
+                parts.append(os.read(self.outputs[output], LINE))
+        if not output.exists():
+            self._forget_output(output)
+        return b"".join(parts)
 
     def find(self, words: Sequence[str]) -> ProcessId | None:
         """See Proc."""

@@ -58,6 +58,7 @@ class FakeProc:
         self.commands: dict[str, Command] = {}
         self.programs: dict[str, Program] = {}
         self.processes: list[FakeProcess] = []
+        self.outputs: dict[Path, bytes] = {}
         #: Every command that was run or spawned, in order.
         self.log: list[list[str]] = []
 
@@ -100,11 +101,15 @@ class FakeProc:
         self._require(argv)
         process = self.begin(argv, cwd)
         self.programs[argv[0]](process)
-        output.write_bytes(process.output)
+        self.outputs[output] = process.output
         for name in listen:
             (cwd / name).touch()
             self.dialer.listen(cwd / name, self._gate(process, name))
         return process.id
+
+    def said(self, output: Path) -> bytes:
+        """See Proc."""
+        return self.outputs.pop(output, b"")
 
     def _gate(self, process: FakeProcess, name: str) -> Server:
         """A connection to a process ends with it, and stands still while it is frozen."""

@@ -3,12 +3,13 @@
 The process runs inside the machine's run folder and names its sockets relative to it, so that a saved machine can be started elsewhere. The sockets
 are made before it starts: connecting never races with its start, and a stream that ends is how its death is noticed. The console is a socket too:
 what the guest prints while nobody is connected is dropped by QEMU (a pipe would fill and stall the guest instead).
-Owns the process, `vmm.json`, `vmm.log` and the sockets; `remove` takes all of them away.
+Owns the process, `vmm.json`, `vmm.out` and the sockets; `remove` takes all of them away.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal as signals
 from typing import TYPE_CHECKING
 
@@ -26,9 +27,11 @@ if TYPE_CHECKING:
     from banger.host.stream import Stream
     from banger.model.ids import VmId
 
+log = logging.getLogger(__name__)
 BINARY = "qemu-system-x86_64"
 PACKAGE = "qemu-system-x86"
 SOCKETS = ("qmp.sock", "agent.sock", "console.sock")
+OUTPUT = "vmm.out"
 READY_TIMEOUT = 5.0
 LOG_TAIL = 4096
 MOST_VCPUS = 64
@@ -176,10 +179,11 @@ class Qemu:
         if missing:
             raise HostLacks(missing, hint=f"as root: apt-get install {PACKAGE}")
         folder = self.host.files.private_folder(self.host.paths.vm_run(part.vm))
-        command = argv(part, self.host.paths, tsc_khz=self.host.facts.tsc_khz())
+        tsc_khz = self.host.facts.tsc_khz() if part.accelerator == "tcg" else 0
+        command = argv(part, self.host.paths, tsc_khz=tsc_khz)
 
         async def spawn() -> ProcessId:
-            return await self.host.proc.spawn(command, cwd=folder, output=folder / "vmm.log", listen=SOCKETS)
+            return await self.host.proc.spawn(command, cwd=folder, output=folder / OUTPUT, listen=SOCKETS)
 
         started = await process.start(spawn)
         self.host.consoles.start(part.vm)
@@ -195,8 +199,12 @@ class Qemu:
                 await self.host.proc.gone(started)
         except TimeoutError:
             return VmmFailed(f"QEMU does not answer: {error}")
-        said = harmless((self.host.files.read(self.host.paths.vm_run(vm) / "vmm.log") or b"")[-LOG_TAIL:]).splitlines()
+        said = self._said(vm)
         return VmmFailed(f"QEMU ended at once: {said[-1] if said else 'it said nothing'}", tail=tuple(said))
+
+    def _said(self, vm: VmId) -> list[str]:
+        """The end of what QEMU has printed, the guest's part in it made harmless."""
+        return harmless(self.host.proc.said(self.host.paths.vm_run(vm) / OUTPUT)[-LOG_TAIL:]).splitlines()
 
     async def remove(self, part: MachinePart) -> None:
         """See Vmm."""
@@ -205,9 +213,12 @@ class Qemu:
             stream.close()
         await self._process(part.vm).end()
         self.processes.pop(part.vm, None)
+        for line in self._said(part.vm):
+            log.info("QEMU of %s said: %s", part.vm, line)
         folder = self.host.paths.vm_run(part.vm)
-        for name in (*SOCKETS, "vmm.log"):
+        for name in (*SOCKETS, OUTPUT):
             self.host.files.remove_tree(folder / name)
+        self.host.proc.said(folder / OUTPUT)
         self.host.files.remove_if_empty(folder)
 
     def inspect(self, part: MachinePart) -> PartStatus:

@@ -1,0 +1,136 @@
+"""Files on a real file system, and on one that is full."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from banger.host.files import RealFiles
+from banger.model.errors import HostLacks, NoSpace
+
+FILES = RealFiles()
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 256 KiB."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting a small file system needs root")
+    folder = tmp_path / "small"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "none", str(folder)], check=True)
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_missing_file_reads_as_none_and_another_failure_as_itself(tmp_path: Path) -> None:
+    assert FILES.read(tmp_path / "no") is None
+    assert FILES.size(tmp_path / "no") is None
+    assert FILES.used_bytes(tmp_path / "no") == 0
+    with pytest.raises(IsADirectoryError):
+        FILES.read(tmp_path)
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_a_write_replaces_the_whole_file_and_leaves_no_other(tmp_path: Path, durable: bool) -> None:
+    (tmp_path / "file").write_text("a long former content")
+    FILES.write_atomic(tmp_path / "file", b"new", durable=durable)
+    assert FILES.read(tmp_path / "file") == b"new"
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o600
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_copy_has_the_same_bytes_and_the_same_holes(tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    with source.open("wb") as file:
+        file.truncate(1 << 30)
+        for at in (0, 5 << 20, (1 << 30) - 4096):
+            file.seek(at)
+            file.write(b"x" * 4096)
+    FILES.copy_sparse(source, target)
+    assert target.stat().st_size == 1 << 30
+    assert FILES.used_bytes(target) <= FILES.used_bytes(source) + 65536
+    with target.open("rb") as file:
+        for at in (0, 5 << 20, (1 << 30) - 4096):
+            file.seek(at)
+            assert file.read(4096) == b"x" * 4096
+    assert target.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_copy_replaces_nothing(tmp_path: Path) -> None:
+    (tmp_path / "source").write_bytes(b"a")
+    (tmp_path / "target").write_bytes(b"b")
+    with pytest.raises(FileExistsError):
+        FILES.copy_sparse(tmp_path / "source", tmp_path / "target")
+    assert (tmp_path / "target").read_bytes() == b"b"
+
+
+def test_a_full_file_system_is_told_and_nothing_is_left(small: Path, tmp_path: Path) -> None:
+    (tmp_path / "big").write_bytes(b"x" * (1 << 20))
+    with pytest.raises(NoSpace, match="target"):
+        FILES.copy_sparse(tmp_path / "big", small / "target")
+    with pytest.raises(NoSpace, match="record"):
+        FILES.write_atomic(small / "record", b"x" * (1 << 20))
+    assert list(small.iterdir()) == []
+    assert FILES.free_bytes(small / "not" / "there") <= 256 << 10
+
+
+def test_removing_takes_all_and_follows_no_link(tmp_path: Path) -> None:
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "kept").touch()
+    tree = tmp_path / "tree"
+    (tree / "deep").mkdir(parents=True)
+    (tree / "link").symlink_to(tmp_path / "outside")
+    (tmp_path / "alias").symlink_to(tmp_path / "outside")
+    for path in (tree, tmp_path / "alias", tmp_path / "missing"):
+        FILES.remove_tree(path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["outside"]
+    assert (tmp_path / "outside" / "kept").exists()
+
+
+def test_only_an_empty_folder_is_removed(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "file").touch()
+    FILES.remove_if_empty(folder)
+    assert folder.exists()
+    (folder / "file").unlink()
+    FILES.remove_if_empty(folder)
+    FILES.remove_if_empty(folder)
+    assert not folder.exists()
+
+
+def test_a_private_folder_is_ours_alone(tmp_path: Path) -> None:
+    open_ = tmp_path / "open"
+    open_.mkdir(mode=0o755)
+    assert FILES.private_folder(open_).stat().st_mode & 0o777 == 0o700
+    assert FILES.private_folder(tmp_path / "a" / "b").stat().st_mode & 0o777 == 0o700
+    (tmp_path / "link").symlink_to(open_)
+    with pytest.raises(HostLacks, match="not a folder of this user"):
+        FILES.private_folder(tmp_path / "link")
+    if os.geteuid() == 0:
+        os.chown(open_, 65534, 65534)
+        with pytest.raises(HostLacks):
+            FILES.private_folder(open_)
+
+
+def test_a_finished_file_gets_its_name_over_whatever_had_it(tmp_path: Path) -> None:
+    (tmp_path / "new").write_text("new")
+    (tmp_path / "name").write_text("old")
+    FILES.replace(tmp_path / "new", tmp_path / "name")
+    assert (tmp_path / "name").read_text() == "new"
+
+
+def test_a_copy_to_another_file_system_keeps_bytes_and_holes(small: Path, tmp_path: Path) -> None:
+    with (tmp_path / "source").open("wb") as file:
+        file.truncate(1 << 24)
+        file.seek(1 << 23)
+        file.write(b"x" * 8192)
+    FILES.copy_sparse(tmp_path / "source", small / "target")
+    assert (small / "target").stat().st_size == 1 << 24
+    assert (small / "target").read_bytes().count(b"x") == 8192
+    assert FILES.used_bytes(small / "target") < 128 << 10
