@@ -1,4 +1,7 @@
-"""SQLite: one connection, one writer, WAL. Opens with ordered migrations, each in a transaction; refuses what a newer banger wrote or what is no database."""
+"""SQLite: one connection, one writer, WAL. Opens with ordered migrations, each in a transaction.
+
+Refuses what a newer banger wrote and what is no database, and changes no byte of either. Whoever opens a database closes it.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Everything banger can do, listed once. An operation is its signature: `@op("POST /vms")` over a typed function.
 
 HTTP routes, OpenAPI, the client and the CLI's flags derive from it: the docstring's first line is the help, parameters named in the path are path
-parameters, the others travel as a JSON object (in the query for GET and DELETE). The result's type decides the transport: `T` is JSON, `AsyncIterator[T]`
-a stream of lines, `Duplex` an upgraded connection that speaks wire frames. This module is light (no dataclasses, no typing): the CLI imports it.
+parameters, the others travel as a JSON object (in the query for GET and DELETE). The result's type decides the transport: `T` is JSON,
+`AsyncIterator[T]` a stream of lines, `Duplex` an upgraded connection that speaks wire frames. Light (no dataclasses, no typing): the CLI imports it.
 """
 
 from __future__ import annotations
