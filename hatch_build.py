@@ -1,6 +1,7 @@
 """Build hook: compiles the guest's agent with the Go toolchain that the build environment brought, so that no host needs Go.
 
-Both architectures are compiled, so that a broken one fails the build; the package carries the one of the machine it is built for.
+The package carries the agent of the architecture it is built on (`make check` compiles it for the other one too). A binary that is newer than all
+of its sources is kept, because an editable install runs this hook twice.
 """
 
 from __future__ import annotations
@@ -37,28 +38,33 @@ def compile_agent(source: Path, target: Path, architecture: str, version: str) -
         "GOFLAGS": "-mod=mod -trimpath -buildvcs=false",
         "GOPROXY": "off",
         "GOTOOLCHAIN": "local",
-        "GOCACHE": os.environ.get("GOCACHE", str(Path(tempfile.gettempdir()) / f"banger-gocache-{os.getuid()}")),
     }
     flags = f"-s -w -buildid= -X main.version={version}"
-    subprocess.run([go_command(), "build", "-ldflags", flags, "-o", str(target), "."], cwd=source, env=environment, check=True)
+    command = [go_command(), "build", "-ldflags", flags, "-o", str(target), "."]
+    with tempfile.TemporaryDirectory(prefix="banger-gocache-") as cache:
+        subprocess.run(command, cwd=source, env={"GOCACHE": cache, **environment}, check=True)
+
+
+def fresh(binary: Path, sources: Path) -> bool:
+    """Whether a binary is newer than everything it is made of."""
+    if not binary.exists():
+        return False
+    made = binary.stat().st_mtime_ns
+    return all(path.stat().st_mtime_ns < made for path in [*sources.rglob("*.go"), sources / "go.mod", Path(__file__)])
 
 
 class AgentHook(BuildHookInterface):  # type: ignore[type-arg]
     """Puts the compiled agent into the package before it is packed or linked."""
 
     def initialize(self, version: str, build_data: dict[str, object]) -> None:
-        """Compile for every architecture, then put this machine's one in place in one step."""
+        """Compile unless that is done, and put the binary in place in one step."""
         root = Path(self.root)
-        folder = root / "src" / "banger" / "agent"
-        folder.mkdir(parents=True, exist_ok=True)
-        here = ARCHITECTURES[platform.machine()]
-        for architecture in ARCHITECTURES.values():
-            fresh = folder / f"banger-agent-{architecture}.new"
-            compile_agent(root / "agent", fresh, architecture, self.metadata.version)
-            if architecture == here:
-                fresh.replace(folder / "banger-agent")
-            else:
-                fresh.unlink()
+        binary = root / "src" / "banger" / "agent" / "banger-agent"
+        if not fresh(binary, root / "agent"):
+            binary.parent.mkdir(parents=True, exist_ok=True)
+            new = binary.with_suffix(".new")
+            compile_agent(root / "agent", new, ARCHITECTURES[platform.machine()], self.metadata.version)
+            new.replace(binary)
         build_data["pure_python"] = False
         build_data["infer_tag"] = False
         build_data["tag"] = f"py3-none-linux_{platform.machine()}"
