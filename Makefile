@@ -1,5 +1,4 @@
 # One command each: `make check` (format, lint, types, layers, unit tests, the agent's own), `make test` (everything this machine can run), `make bench`.
-.POSIX:
 .PHONY: check test bench vm clean
 
 python = .venv/bin/python
@@ -9,7 +8,7 @@ goenv = env CGO_ENABLED=0 GOPROXY=off GOTOOLCHAIN=local GOFLAGS=-mod=mod
 # As in CI, a skip for want of something is a failure: what is missing is installed by packaging/bootstrap.py.
 export BANGER_REQUIRE = all
 
-.venv/built-dev: pyproject.toml hatch_build.py packaging/bootstrap.py
+.venv/built-dev: pyproject.toml hatch_build.py packaging/bootstrap.py $(shell find agent -name '*.go')
 	python3 packaging/bootstrap.py dev
 
 check: .venv/built-dev
