@@ -231,7 +231,7 @@ func lookup(name, path, cwd string) (string, error) {
 
 // startError says in the page's words why execve refused.
 func startError(made *command, err error) error {
-	text := "command " + strconv.Quote(made.path) + " does not start: " + err.Error()
+	text := "command " + strconv.Quote(made.path) + " does not start in " + strconv.Quote(made.cwd) + " as " + made.who.name + ": " + err.Error()
 	switch {
 	case errors.Is(err, syscall.ENOENT):
 		return refuse(noCommand, text+" (its interpreter or loader is missing)")

@@ -125,7 +125,7 @@ class Client:
         sock = self._connect()
         try:
             sock.settimeout(self.seconds)
-            sock.sendall(message)
+            _send(sock, message)
             response = Response(sock)
             if response.status < 300:
                 return response
@@ -173,6 +173,14 @@ def _join(sock: Socket, path: str) -> None:
         sock.connect(f"/proc/self/fd/{folder}/{os.path.basename(path)}")
     finally:
         os.close(folder)
+
+
+def _send(sock: Socket, message: bytes) -> None:
+    """Send all of it, or as much as the daemon takes: one that closes early has said why, and reading shows it."""
+    try:
+        sock.sendall(message)
+    except ConnectionError:
+        return
 
 
 def _until_closed(sock: Socket) -> None:

@@ -191,7 +191,7 @@ class Conversation:
             frame = wire.encode_json(wire.OPEN, stream.number, request, tag=self.epoch)
         except wire.WireError as error:
             del self.streams[stream.number]
-            raise BadRequest(f"the request does not fit: {error}") from error
+            raise BadRequest(f"the request does not fit: {error}", hint="pass what is long through the command's stdin") from error
         try:
             async with asyncio.timeout(OPEN_TIMEOUT):
                 await self.write(frame)
