@@ -111,7 +111,8 @@ def main() -> int:
         built = VENV / ("built-dev" if development else "built")
         if not built.exists() or newest_source() > built.stat().st_mtime_ns:
             make_venv(development)
-            built.touch()
+            for stamp in {built, VENV / "built"}:
+                stamp.touch()
         if complete:
             (VENV / "ready").touch()
     return 0
