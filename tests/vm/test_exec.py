@@ -53,7 +53,8 @@ def test_a_command_that_a_signal_ended_has_128_and_its_number(shared: World, nam
 def test_a_command_that_is_not_there_is_127(shared: World, command: str) -> None:
     status, out, err = guest(shared, "otter", "--", command)
     assert (status, out) == (127, b"")
-    assert err.startswith(b'error: command "') and b"is not found" in err
+    assert err.startswith(b'error: command "')
+    assert b"is not found" in err
 
 
 def test_a_command_whose_interpreter_is_not_there_is_127(shared: World) -> None:
