@@ -219,6 +219,7 @@ class Vms:
     async def stop(self, reference: str, *, force: bool) -> VmStatus:
         """Sync and power off within the time limit, then by force; a stopped one is left as it is."""
         machine = self._kept(reference)
+        log.info("stopping %s", machine.plan.name)
         if machine.inspect().running and not force:
             await machine.power_off(self.host.settings.stop_timeout)
         await machine.down()
@@ -284,7 +285,12 @@ class Vms:
             log.warning("%s: %s", machine.plan.name, machine.note)
 
     async def adopt(self) -> None:
-        """After a start of the daemon: undo what was half made or half removed, take over what runs, clean up after what has ended meanwhile."""
+        """After a start of the daemon: undo what was half made or half removed, take over what runs, clean up after what has ended meanwhile.
+
+        What is half made in the cache has no row: it is known by its name.
+        """
+        for fresh in self.host.paths.cache.rglob("*.new"):
+            self.host.files.remove_tree(fresh)
         for plan, phase in self.store.load():
             machine = Machine(self.host, self.resources, self.tasks, plan, phase)
             self.machines[plan.id] = machine
