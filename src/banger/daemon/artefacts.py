@@ -18,7 +18,7 @@ from typing import Generic, Protocol, TypeVar
 import msgspec
 
 from banger.host import Host
-from banger.host.proc import Life, ProcessId, read_stat
+from banger.host.proc import Life, ProcessId
 from banger.model import codec
 from banger.model.catalog import Entry, ImageEntry, ImageManifest, KernelManifest, Manifest
 from banger.model.errors import BadRequest, BangerError, NotFound
@@ -122,9 +122,9 @@ class Shelf(Generic[E, M, P]):
                 return await self._build(entry)
 
     async def _build(self, entry: E) -> M:
-        me = read_stat(os.getpid())
-        assert me is not None, "a process can read its own stat"
-        staging = self._staging(os.getpid(), me[1], entry.name)
+        me = self.host.proc.identify(os.getpid())
+        assert me is not None, "a process finds itself"
+        staging = self._staging(me.pid, me.start, entry.name)
         try:
             source = self.source(entry.source)
             part = source.plan(entry, staging)
