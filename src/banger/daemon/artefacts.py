@@ -20,7 +20,7 @@ import msgspec
 from banger.host import Host
 from banger.host.proc import Life, ProcessId
 from banger.model import codec
-from banger.model.catalog import Entry, ImageEntry, ImageManifest, KernelManifest, Manifest
+from banger.model.catalog import Entry, ImageEntry, ImageManifest, Manifest
 from banger.model.errors import BadRequest, BangerError, NotFound
 from banger.model.event import report, step
 from banger.model.ids import valid_artefact_name
@@ -159,13 +159,9 @@ class Shelf(Generic[E, M, P]):
 
     def rows(self, *, available: bool) -> list[Listed]:
         """Local ones, and with `available` those that only a catalog has."""
-        rows = {made.name: listed(made) for made in self.every()}
+        rows = {made.name: listed(made, self.catalog.get(made.name)) for made in self.every()}
         if available:
-            offered = [
-                Listed(name=e.name, local=False, source=e.source, kernel=e.kernel if isinstance(e, ImageEntry) else "", description=e.description)
-                for e in self.catalog.values()
-            ]
-            rows = {row.name: row for row in offered} | rows
+            rows = {entry.name: offered(entry) for entry in self.catalog.values()} | rows
         return [rows[name] for name in sorted(rows)]
 
     async def clean(self) -> None:
@@ -197,12 +193,16 @@ class Shelf(Generic[E, M, P]):
         )
 
 
-def listed(made: Manifest) -> Listed:
-    """The row of what is here."""
+def offered(entry: Entry) -> Listed:
+    """The row of what a catalog has."""
+    kernel = entry.kernel if isinstance(entry, ImageEntry) else ""
+    return Listed(name=entry.name, local=False, source=entry.source, kernel=kernel, description=entry.description)
+
+
+def listed(made: Manifest, entry: Entry | None) -> Listed:
+    """The row of what is here; its description is the catalog's, if it still has one."""
     row = Listed(name=made.name, local=True, source=made.source, size_bytes=made.size_bytes, used_bytes=made.size_bytes, built=made.built)
-    match made:
-        case ImageManifest():
-            return msgspec.structs.replace(row, kernel=made.kernel, used_bytes=made.used_bytes)
-        case KernelManifest():
-            return msgspec.structs.replace(row, description=made.release)
-    return row
+    described = msgspec.structs.replace(row, description=entry.description if entry else "")
+    if isinstance(made, ImageManifest):
+        return msgspec.structs.replace(described, kernel=made.kernel, used_bytes=made.used_bytes)
+    return described

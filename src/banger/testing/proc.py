@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
@@ -58,6 +59,8 @@ class FakeProc:
         self.commands: dict[str, Command] = {}
         self.programs: dict[str, Program] = {}
         self.processes: list[FakeProcess] = []
+        #: The process that the test itself is, as the daemon sees itself.
+        self.myself = FakeProcess(os.getpid(), ["bangerd"], Path("/"))
         self.outputs: dict[Path, bytes] = {}
         #: Every command that was run or spawned, in order.
         self.log: list[list[str]] = []
@@ -128,7 +131,7 @@ class FakeProc:
         return serve
 
     def _find(self, process: ProcessId) -> FakeProcess | None:
-        return next((known for known in self.processes if known.id == process), None)
+        return next((known for known in (self.myself, *self.processes) if known.id == process), None)
 
     def find(self, words: Sequence[str]) -> ProcessId | None:
         """See Proc."""
@@ -136,7 +139,7 @@ class FakeProc:
 
     def identify(self, pid: int) -> ProcessId | None:
         """See Proc."""
-        return next((known.id for known in self.processes if known.life is not Life.GONE and known.id.pid == pid), None)
+        return next((known.id for known in (self.myself, *self.processes) if known.life is not Life.GONE and known.id.pid == pid), None)
 
     def look(self, process: ProcessId) -> Life:
         """See Proc."""
