@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from banger.model.errors import BangerError, exit_status
@@ -26,6 +27,26 @@ def talk(text: str) -> None:
         sys.stderr.flush()
     except OSError:
         return  # the terminal has been closed; the exit status still tells
+
+
+def width_of_talk() -> int:
+    """Columns of the terminal that talk goes to; 0 if there is none."""
+    try:
+        return os.get_terminal_size(2).columns
+    except OSError:
+        return 0
+
+
+def fold(text: str) -> str:
+    """Words with ` · ` between them, on as many lines as the terminal needs, so that it breaks none of them; elsewhere one line."""
+    width, lines = width_of_talk(), [""]
+    for part in text.split(" · "):
+        longer = f"{lines[-1]} · {part}" if lines[-1] else part
+        if len(longer) < width or not width or not lines[-1]:
+            lines[-1] = longer
+        else:
+            lines.append(f"  {part}")
+    return "\n".join(lines)
 
 
 def complain(error: BangerError, *, json_lines: bool = False, subject: str = "") -> int:

@@ -10,12 +10,13 @@ from time import monotonic
 from banger.client import Client
 from banger.client.answer import Lines
 from banger.frontends.cli.ending import Ended
-from banger.frontends.cli.output import clean, talk
+from banger.frontends.cli.output import clean, fold, talk, width_of_talk
 from banger.model.errors import BangerError, Cancelled, Corrupt
 from banger.model.sizes import show_size
 
 CANCEL_SECONDS = 10.0
 QUIET_SECONDS = 1.0
+LONG_SECONDS = 5.0
 
 
 class Progress:
@@ -39,7 +40,7 @@ class Progress:
     def _event(self, stage: str, detail: str, amount: str) -> None:
         if stage == "plan" and detail.startswith("spec: "):
             self.end()
-            talk(detail)
+            talk(fold(detail))
             return
         changed = stage != self.stage
         if changed:
@@ -59,16 +60,16 @@ class Progress:
 
     def _draw(self, text: str) -> None:
         try:
-            width = os.get_terminal_size(2).columns or 80
-            sys.stderr.write("\r\x1b[2K" + text[: width - 1])
+            sys.stderr.write("\r\x1b[2K" + text[: (width_of_talk() or 80) - 1])
             sys.stderr.flush()
         except OSError:
             self.live = False  # the terminal has gone
 
     def end(self) -> None:
-        """Finish the stage that is shown."""
+        """Finish the stage that is shown; a trace of it stays if it took long."""
+        took = monotonic() - self.began
         if self.live and self.stage:
-            self._draw(f"{clean(self.stage)} {monotonic() - self.began:.1f}s\n")
+            self._draw(f"{clean(self.stage)} {took:.0f}s\n" if took >= LONG_SECONDS else "")
         self.stage = ""
 
     def drop(self) -> None:

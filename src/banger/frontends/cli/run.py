@@ -12,13 +12,13 @@ import sys
 from banger.client import Client
 from banger.client.answer import Lines
 from banger.frontends.cli.ending import end_by_signal
-from banger.frontends.cli.output import clean, complain, data, talk
+from banger.frontends.cli.output import clean, complain, data, fold, talk
 from banger.frontends.cli.parse import Given
 from banger.frontends.cli.progress import Progress, follow
 from banger.frontends.cli.session import attach
 from banger.model.errors import BadRequest, BangerError, Corrupt, NotFound
 
-DELETE_SECONDS = 10.0
+LEAVE_SECONDS = 10.0
 
 
 def create(given: Given) -> int:
@@ -82,19 +82,24 @@ def _use(client: Client, machine: dict[str, object], given: Given) -> int:
 
 
 def _leave(client: Client, lines: Lines, machine: dict[str, object], given: Given, *, bound: bool) -> None:
-    """Delete a machine that was to be deleted, or say how to get back to one that is kept."""
+    """Delete a machine that was to be deleted, or say how to get back to one that is kept. A daemon that has died meanwhile is started for it."""
+    last = Client(client.path, seconds=LEAVE_SECONDS)
     try:
         if machine and bound:
-            Client(client.path, start=False, seconds=DELETE_SECONDS).call("vm.delete", vm=machine["id"])
+            last.call("vm.delete", vm=machine["id"])
         elif machine and not given.json:
-            _remind(clean(str(machine.get("name"))))
+            _remind(last.call("vm.show", vm=machine["id"]))
     except NotFound:
         return  # it has gone already
     except BangerError as error:
-        complain(error, json_lines=given.json, subject=f"{machine.get('name')} may not have been deleted")
+        complain(error, json_lines=given.json, subject=f"{machine.get('name')} {'may not have been deleted' if bound else 'was to be kept'}")
     finally:
         lines.close()
 
 
-def _remind(name: str) -> None:
-    talk(f"{name} is running. Back in: banger vm shell {name} · stop: banger vm stop {name} · delete: banger vm delete {name}")
+def _remind(machine: object) -> None:
+    name, state = (clean(str(machine.get(key))) for key in ("name", "state")) if isinstance(machine, dict) else ("", "")
+    if state == "running":
+        talk(fold(f"{name} is running. Back in: banger vm shell {name} · stop: banger vm stop {name} · delete: banger vm delete {name}"))
+    else:
+        talk(fold(f"{name} is {state}. Start it: banger vm start {name} · delete: banger vm delete {name}"))

@@ -10,6 +10,8 @@ from banger.frontends.cli.parse import Given
 from banger.frontends.cli.pump import Pump
 from banger.model.errors import BadRequest
 
+ENDED_BY_SIGNAL = 128
+
 
 def execute(given: Given) -> int:
     """Run a command; without -t: on pipes."""
@@ -47,7 +49,9 @@ def attach(client: Client, op: str, parameters: dict[str, object], *, terminal: 
         from banger.frontends.cli.terminal import raw_terminal
 
         with raw_terminal() as terminal_state:
-            return pump.run(terminal_state)
+            status = pump.run(terminal_state)
+            terminal_state.abrupt = status >= ENDED_BY_SIGNAL
+            return status
     finally:
         conversation.close()
 

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-#: after a session that broke off: application keys, pasting and mouse modes off, the ordinary screen, a visible cursor, plain letters
-SOFT_RESET = b"\x1b[?1l\x1b[?2004l\x1b[?1000l\x1b[?1002l\x1b[?1003l\x1b[?1006l\x1b[?1047l\x1b[?25h\x1b[0m\r\n"
+#: after a session that broke off: application keys, pasting and mouse modes off, the ordinary screen, all of it scrolling, a visible cursor, plain
+#: letters of the ordinary alphabet
+SOFT_RESET = b"\x1b[?1l\x1b>\x1b[?2004l\x1b[?1000l\x1b[?1002l\x1b[?1003l\x1b[?1006l\x1b[?1047l\x1b7\x1b[r\x1b8\x1b[?25h\x1b[0m\x1b(B\x0f"
 ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
@@ -26,6 +27,7 @@ class raw_terminal:
 
     def __init__(self) -> None:
         self.used = False  # whether the guest has written to it
+        self.abrupt = False  # whether what ran had no time to tidy up
 
     def __enter__(self) -> Self:
         self._handlers = {one: signal.signal(one, raise_ended) for one in ENDINGS}
@@ -46,8 +48,8 @@ class raw_terminal:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         try:
             termios.tcsetattr(0, termios.TCSANOW, self._was)
-            if kind is not None and self.used:
-                os.write(1, SOFT_RESET)
+            if self.used and (kind is not None or self.abrupt):
+                os.write(1, SOFT_RESET + (b"\r\n" if kind is not None else b""))
         except (termios.error, OSError):
             pass  # the terminal itself has gone; there is nothing to restore
         for one, handler in self._handlers.items():
