@@ -18,7 +18,7 @@ from banger.daemon.operations import Operations, Progress, failure_of
 from banger.daemon.resources import Resources, lasting
 from banger.daemon.store import Phase, Store, name_taken
 from banger.host import Host
-from banger.model.errors import BadRequest, BangerError, NotFound, WrongState
+from banger.model.errors import BadRequest, BangerError, NoSpace, NotFound, WrongState
 from banger.model.event import report, step
 from banger.model.ids import VmId, new_name
 from banger.model.operation import TargetResult, Text
@@ -26,6 +26,7 @@ from banger.model.vm import VmSpec, VmState, VmStatus
 
 log = logging.getLogger(__name__)
 MEET_TIMEOUT = 10.0
+ROOM_TRIES, ROOM_POLL = 20, 0.1
 
 
 class Vms:
@@ -176,15 +177,28 @@ class Vms:
     async def _destroy(self, machine: Machine) -> None:
         plan = machine.plan
         machine.phase = Phase.DELETING
-        self.store.mark(plan.id, Phase.DELETING)
+        try:
+            self.store.mark(plan.id, Phase.DELETING)
+        except NoSpace as error:
+            log.warning("%s is deleted without a note of it first, which makes room: %s", plan.name, error)
         await machine.down()
         async with machine.lock:
             await self.resources.remove_all(*lasting(plan))
             self.host.consoles.remove(plan.id)
             self.host.files.remove_tree(self.host.paths.vm_run(plan.id))
             self.host.files.remove_tree(self.host.paths.vm_state(plan.id))
-            self.store.drop(plan.id)
+            await self._forget(plan.id)
             self.machines.pop(plan.id, None)
+
+    async def _forget(self, vm: VmId) -> None:
+        """On a full disk there is room again once the machine's files have gone; the kernel may take a moment to give it back."""
+        for _ in range(ROOM_TRIES):
+            try:
+                self.store.drop(vm)
+                return
+            except NoSpace:
+                await asyncio.sleep(ROOM_POLL)
+        self.store.drop(vm)
 
     # -- changing -------------------------------------------------------------------------------------------------------------------------------
 

@@ -22,6 +22,8 @@ from banger.model.sizes import show_size
 
 #: A slow mirror must be able to deliver 200 MB, and a slow machine to configure 200 packages.
 TIMEOUT = 3600.0
+#: With less than this left (bytes), a failure is the full disk's.
+FULL = 1 << 20
 VARIANTS = ("extract", "custom", "essential", "apt", "minbase", "buildd", "important", "debootstrap", "standard", "required")
 SUITE = re.compile(r"[a-z][a-z0-9.-]{0,40}\Z")
 PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]{0,100}\Z")
@@ -84,15 +86,24 @@ def command(prefix: Sequence[str], request: Request, target: Path) -> list[str]:
     ]
 
 
-async def bootstrap(proc: Proc, *, root: bool, request: Request, target: Path, temporary: Path, what: str) -> None:
-    """Run it, with progress as events; `what` names the thing in errors. Temporary files go where the caller removes them."""
+async def bootstrap(proc: Proc, files: Files, *, root: bool, request: Request, target: Path, temporary: Path, what: str) -> None:
+    """Run it, with progress as events; `what` names the thing in errors. Temporary files go where the caller removes them.
+
+    On a full disk apt may speak of bad signatures (it could not write down what it was to check), so the disk is looked at after every failure.
+    """
     prefix = await seclusion(proc, root=root)
     progress = Progress()
     settings = {"TMPDIR": str(temporary), "DEBIAN_FRONTEND": "noninteractive", "DEBCONF_NONINTERACTIVE_SEEN": "true"}
     try:
         await proc.run(command(prefix, request, target), timeout=TIMEOUT, env=settings, on_line=progress)
     except ToolFailed as error:
-        raise progress.explain(error, what) from error
+        full = files.free_bytes(temporary) < FULL
+        raise (no_space(what) if full else progress.explain(error, what)) from error
+
+
+def no_space(what: str) -> NoSpace:
+    """The disk has filled up while something was made."""
+    return NoSpace(f"no space left while making {what}", hint="free some space and try again")
 
 
 def check_room(files: Files, folder: Path, need: int, what: str) -> None:
@@ -174,10 +185,12 @@ class Progress:
     def __init__(self) -> None:
         self.packages = self.bytes = self.fetched = self.unpacked = self.configured = 0
         self.errors: list[str] = []
+        self.full = False
 
     def __call__(self, line: str) -> None:
         """One line of its stderr."""
-        if line.startswith(("E:", "E ")) or "No space left on device" in line:
+        self.full = self.full or "No space left on device" in line
+        if line.startswith(("E:", "E ")):
             self.errors = [*self.errors, line][-4:]
         elif line.startswith("I: "):
             self._phase(line[3:].rstrip("."))
@@ -209,8 +222,8 @@ class Progress:
 
     def explain(self, failure: ToolFailed, what: str) -> BangerError:
         """The failure with the lines that say why, instead of the last ones."""
-        if any("No space left on device" in line for line in self.errors):
-            return NoSpace(f"no space left while making {what}", hint="free some space and try again")
+        if self.full:
+            return no_space(what)
         cause = " | ".join(self.errors) or failure.message
         return ToolFailed(f"{what} could not be made: {cause}", hint="check the network and apt's sources, then try again", tail=failure.tail)
 

@@ -57,7 +57,7 @@ class RealDatabase:
             raise Conflict(str(error)) from error
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
-                raise NoSpace(f"no space left for {self.path}") from error
+                raise NoSpace(f"no space left for {self.path}", hint="free some space, or run: banger vm prune") from error
             raise Corrupt(f"database {self.path}: {error}") from error
 
     def close(self) -> None:
@@ -97,7 +97,7 @@ class RealDatabases:
             if connection is not None:
                 connection.close()
             if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL:
-                raise NoSpace(f"no space left for {path}") from error
+                raise NoSpace(f"no space left for {path}", hint="free some space") from error
             raise Corrupt(f"database {path} cannot be opened: {error}", hint=HINT) from error
         except (OSError, NewerSchema) as error:
             if connection is not None:

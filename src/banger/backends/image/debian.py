@@ -83,7 +83,7 @@ class DebianImage:
         temporary = self.host.files.private_folder(build / "tmp")
         tree = build / "tree"
         root = self.host.facts.root()
-        await bootstrap(self.host.proc, root=root, request=request(part.entry), target=tree, temporary=temporary, what=what)
+        await bootstrap(self.host.proc, self.host.files, root=root, request=request(part.entry), target=tree, temporary=temporary, what=what)
         report("configure the system for banger")
         await self._settle(tree)
         report("make file system")

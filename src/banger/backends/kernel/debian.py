@@ -66,7 +66,7 @@ class DebianKernel:
         temporary = self.host.files.private_folder(build / "tmp")
         root = self.host.facts.root()
         tar = build / "kernel.tar"
-        await bootstrap(self.host.proc, root=root, request=request(part.entry), target=tar, temporary=temporary, what=what)
+        await bootstrap(self.host.proc, self.host.files, root=root, request=request(part.entry), target=tar, temporary=temporary, what=what)
         report("unpack kernel and modules")
         await self.host.archive.take(tar, build / "taken", chosen, limit=LIMIT)
         release = await self._arrange(build / "taken", into, what)
