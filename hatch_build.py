@@ -41,8 +41,10 @@ def compile_agent(source: Path, target: Path, architecture: str, version: str) -
     }
     flags = f"-s -w -buildid= -X main.version={version}"
     command = [go_command(), "build", "-ldflags", flags, "-o", str(target), "."]
-    with tempfile.TemporaryDirectory(prefix="banger-gocache-") as cache:
-        subprocess.run(command, cwd=source, env={"GOCACHE": cache, **environment}, check=True)
+    with tempfile.TemporaryDirectory(prefix="banger-go-") as folder:
+        # Go keeps a cache and counters of its own use in the home folder; neither is to stay behind on a user's host.
+        private = {"HOME": folder, "XDG_CONFIG_HOME": folder, "GOCACHE": f"{folder}/cache", "GOPATH": f"{folder}/path"}
+        subprocess.run(command, cwd=source, env={**environment, **private}, check=True)
 
 
 def fresh(binary: Path, sources: Path) -> bool:
