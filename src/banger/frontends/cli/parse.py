@@ -135,6 +135,8 @@ class _Parser:
                 break
             else:
                 self.placed.append(word)
+                if self.command.rest == "CMD" and len(self.placed) > len(self.places):
+                    break  # the flags that follow are the command's, which is in the wrong place
         if "help" not in self.given.own:
             self._place()
         return self.given
