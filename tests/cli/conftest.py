@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from command import SECONDS, Banger
+
+from tests.cli.command import SECONDS, Banger
 
 FAKE = Path(__file__).with_name("fakedaemon.py")
 

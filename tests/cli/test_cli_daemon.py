@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from command import SECONDS, Banger
 
 import banger
+from tests.cli.command import SECONDS, Banger
 
 
 def pid_of(command: Banger) -> int:

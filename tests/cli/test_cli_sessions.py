@@ -13,7 +13,8 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from command import Banger
+
+from tests.cli.command import Banger
 
 SECONDS = 20
 

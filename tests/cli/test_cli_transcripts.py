@@ -8,7 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from command import Banger
+
+from tests.cli.command import Banger
 
 
 def test_list_is_a_table(banger: Banger) -> None:
