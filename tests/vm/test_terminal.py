@@ -57,8 +57,9 @@ class Window:
 
     def ask(self, command: str) -> list[str]:
         """The lines that a command prints."""
-        self.type(f"{command}; echo $((6*7))end\r".encode())
-        return self.read(rb"\r\n42end\r\n").decode().splitlines()[1:-1]
+        self.type(f"echo $((5*6))begin; {command}; echo $((6*7))end\r".encode())
+        self.read(rb"30begin\r\n")
+        return self.read(rb"42end\r\n").decode().splitlines()[:-1]
 
     def rest(self) -> bytes:
         """What is said until the process ends."""
