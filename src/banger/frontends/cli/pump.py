@@ -182,7 +182,9 @@ def status_of(end: dict[str, object]) -> int:
         if isinstance(name := found.get("signal"), str):
             return 128 + int(getattr(signal, f"SIG{name.removeprefix('SIG')}", 0))
         code = found.get("exit", 0)
-        return code & 255 if isinstance(code, int) else 255
+        if not isinstance(code, int):
+            raise GuestFailed("the guest ended the stream with a result that cannot be read")
+        return code & 255
     error = end.get("error")
     if not isinstance(error, dict):
         raise GuestFailed("the guest ended the stream without a result")
