@@ -16,7 +16,7 @@ from banger.frontends.cli.output import clean, complain, data, fold, talk
 from banger.frontends.cli.parse import Given
 from banger.frontends.cli.progress import Progress, follow
 from banger.frontends.cli.session import attach
-from banger.model.errors import BadRequest, BangerError, Corrupt, NotFound
+from banger.model.errors import BadRequest, BangerError, Corrupt, DaemonUnreachable, NotFound
 
 LEAVE_SECONDS = 10.0
 
@@ -86,15 +86,23 @@ def _leave(client: Client, lines: Lines, machine: dict[str, object], given: Give
     last = Client(client.path, seconds=LEAVE_SECONDS)
     try:
         if machine and bound:
-            last.call("vm.delete", vm=machine["id"])
+            _ask(last, "vm.delete", machine)
         elif machine and not given.json:
-            _remind(last.call("vm.show", vm=machine["id"]))
+            _remind(_ask(last, "vm.show", machine))
     except NotFound:
         return  # it has gone already
     except BangerError as error:
         complain(error, json_lines=given.json, subject=f"{machine.get('name')} {'may not have been deleted' if bound else 'was to be kept'}")
     finally:
         lines.close()
+
+
+def _ask(client: Client, op: str, machine: dict[str, object]) -> object:
+    """Call an op that may be called twice: a daemon that dies just now is followed by one that answers."""
+    try:
+        return client.call(op, vm=machine["id"])
+    except DaemonUnreachable:
+        return client.call(op, vm=machine["id"])
 
 
 def _remind(machine: object) -> None:
