@@ -35,7 +35,11 @@ def doctor(alone: Banger, runtime: Path) -> Callable[..., dict[str, dict[str, st
 
 def tree(folder: Path) -> dict[str, tuple[int, bytes]]:
     """Everything below: its mode and content."""
-    return {str(path): (path.lstat().st_mode, path.read_bytes() if path.is_file() and os.access(path, os.R_OK) else b"") for path in sorted(folder.rglob("*"))}
+
+    def seen(path: Path) -> tuple[int, bytes]:
+        return path.lstat().st_mode, path.read_bytes() if path.is_file() and os.access(path, os.R_OK) else b""
+
+    return {str(path): seen(path) for path in sorted(folder.rglob("*"))}
 
 
 def database(runtime: Path, version: int = 1, *, wal: bool = True) -> Path:
