@@ -52,7 +52,7 @@ def unreadable_settings(error: Exception) -> Finding:
 
 
 def _settings(host: Host) -> Finding:
-    there = "are sound" if host.paths.settings.exists() else "are not there: the defaults hold"
+    there = "is sound" if host.paths.settings.exists() else "is not there: the defaults hold"
     return Finding(level=Level.PASS, subject="settings", message=f"{host.paths.settings} {there}")
 
 
