@@ -31,6 +31,7 @@ HOST = {
 }
 ORDINARY_USER = {"uidmap": "newuidmap"}
 DEVELOPMENT = {
+    "cpio": "cpio",
     "curl": "curl",
     "git": "git",
     "make": "make",
