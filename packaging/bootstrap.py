@@ -44,7 +44,6 @@ DEVELOPMENT = {
     "zsh": "zsh",
     "fish": "fish",
     "passwd": "useradd",
-    "busybox-static": "busybox",
     "mount": "mount",
 }
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
