@@ -96,12 +96,13 @@ def _amount(event: dict[str, object]) -> str:
 class Patience:
     """Ctrl-C while an operation is being begun: kept until there is something that can be taken back. A second one does not wait.
 
-    Made before the request is sent and handed to `follow`. `hold`: only the main thread can.
+    Made before the request is sent and handed to `follow`. `hold`: only the main thread can. Where SIGINT is ignored (`banger … &` in a script) it stays so.
     """
 
     def __init__(self, *, hold: bool = True) -> None:
         self.came = False
-        self._former = signal.signal(signal.SIGINT, self._keep) if hold else None
+        usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        self._former = signal.signal(signal.SIGINT, self._keep) if hold and usual else None
 
     def _keep(self, _: int, __: FrameType | None) -> None:
         if self.came:
