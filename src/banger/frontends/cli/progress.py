@@ -96,7 +96,8 @@ def _amount(event: dict[str, object]) -> str:
 class Patience:
     """Ctrl-C while an operation is being begun: kept until there is something that can be taken back. A second one does not wait.
 
-    Made before the request is sent and handed to `follow`. `hold`: only the main thread can. Where SIGINT is ignored (`banger … &` in a script) it stays so.
+    Made before the request is sent and handed to `follow`. `hold`: only the main thread can. Where SIGINT is ignored (`banger … &` in a script)
+    it stays so.
     """
 
     def __init__(self, *, hold: bool = True) -> None:
