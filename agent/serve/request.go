@@ -152,25 +152,28 @@ func (m *Machine) info() any {
 	}
 }
 
-// initName is what runs as process 1: agent, systemd, or the name of whatever it is.
+// initName is what runs as process 1: agent, systemd, or the name of whatever it is. Empty while nobody can tell: at the hand-over to the image's
+// init, /proc is on its way into the root that this process is in already.
 func initName() string {
 	first, err := os.Stat("/proc/1/exe")
 	own, ownErr := os.Stat("/proc/self/exe")
 	if err == nil && ownErr == nil && os.SameFile(first, own) {
 		return "agent"
 	}
-	path, err := os.Readlink("/proc/1/exe")
-	if err != nil {
-		comm, _ := os.ReadFile("/proc/1/comm")
-		path = "/" + strings.TrimSpace(string(comm))
+	if path, err := os.Readlink("/proc/1/exe"); err == nil {
+		return filepath.Base(path)
 	}
-	return filepath.Base(path)
+	comm, _ := os.ReadFile("/proc/1/comm")
+	return strings.TrimSpace(string(comm))
 }
 
 // booted asks systemd whether its job queue has run empty; other inits cannot be asked.
 func (m *Machine) booted(name string) bool {
 	if name == "agent" && m.HasInit != nil {
 		return m.Identified.Load() && !m.HasInit()
+	}
+	if name == "" {
+		return false
 	}
 	if name != "systemd" {
 		return true

@@ -322,3 +322,9 @@ func TestTheSessionOfAProcessIsFoundWhateverItsName(t *testing.T) {
 		t.Error(got)
 	}
 }
+
+func TestNothingHasBootedWhileNobodyCanTellWhatProcess1Is(t *testing.T) {
+	if NewMachine("test").booted("") {
+		t.Error("an unknown process 1 counts as one that has settled")
+	}
+}
