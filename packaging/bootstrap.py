@@ -31,6 +31,7 @@ HOST = {
 }
 ORDINARY_USER = {"uidmap": "newuidmap"}
 DEVELOPMENT = {
+    "curl": "curl",
     "git": "git",
     "make": "make",
     "iproute2": "ip",

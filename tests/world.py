@@ -128,17 +128,23 @@ class World:
 
     def close(self) -> None:
         """Delete all machines, stop the daemon; AssertionError if anything is left."""
-        if self.socket.exists():
-            client = Client(str(self.socket), start=False)
-            self._delete_all(client)
-            pid = self.daemon_pid()
-            client.call("daemon.stop", force=True)
-            until(lambda: not alive(pid), "the daemon's end")
-        left = self.processes()
-        for pid in left:
-            os.kill(pid, signal.SIGKILL)
+        try:
+            if self.socket.exists():
+                self._end()
+        finally:
+            left = self.processes()
+            for pid in left:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
         assert not left, f"processes were left over: {left}"
         assert self.machine_files() == [], "files of machines were left over"
+
+    def _end(self) -> None:
+        client = Client(str(self.socket), start=False)
+        self._delete_all(client)
+        pid = self.daemon_pid()
+        client.call("daemon.stop", force=True)
+        until(lambda: not alive(pid), "the daemon's end")
 
     def _delete_all(self, client: Client) -> None:
         rows = client.call("vm.list")

@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from banger.daemon import Daemon, compose
-from banger.daemon.doctor import diagnose
+from banger.daemon.doctor import diagnose, unreadable_settings
 from banger.daemon.operations import failure_of
 from banger.frontends.http.server import Service, serving
 from banger.host import Host
@@ -40,11 +40,13 @@ from banger.model import codec
 from banger.model.build import build_id
 from banger.model.config import Settings, load_settings
 from banger.model.errors import BangerError, DaemonUnreachable
+from banger.model.finding import Finding
 from banger.model.paths import Paths
 from banger.ops import every_op
 
 log = logging.getLogger(__name__)
 PACKAGE = Path(__file__).parent
+CATALOGS = PACKAGE / "catalog"
 LOCK_SECONDS = 10.0
 
 
@@ -186,8 +188,8 @@ async def run(host: Host, build: str) -> None:
 
 
 async def _serve(host: Host, build: str, tasks: asyncio.TaskGroup) -> None:
-    agent, catalogs = PACKAGE / "agent" / "banger-agent", PACKAGE / "catalog"
-    daemon = compose(host, databases=RealDatabases(), build=build, agent=agent, catalogs=catalogs, tasks=tasks)
+    agent = PACKAGE / "agent" / "banger-agent"
+    daemon = compose(host, databases=RealDatabases(), build=build, agent=agent, catalogs=CATALOGS, tasks=tasks)
     try:
         await daemon.images.shelf.clean()
         await daemon.kernels.shelf.clean()
@@ -212,13 +214,22 @@ async def _until_stopped(daemon: Daemon) -> None:
     await daemon.stop(force=True)
 
 
+def doctor(environment: Mapping[str, str]) -> list[Finding]:
+    """What `bangerd doctor` prints; makes no folder and no file."""
+    try:
+        host = real_host(environment)
+    except (BangerError, OSError) as error:
+        return [unreadable_settings(error)]
+    return diagnose(host, RealDatabases(), CATALOGS)
+
+
 def main() -> int:
     """The command `bangerd`."""
     try:
-        host = real_host(os.environ)
         if sys.argv[1:] == ["doctor"]:
-            sys.stdout.buffer.write(codec.encode(diagnose(host, RealDatabases())) + b"\n")
+            sys.stdout.buffer.write(codec.encode(doctor(os.environ)) + b"\n")
             return 0
+        host = real_host(os.environ)
         make_folders(host)
         start_log(host)
         lock = take_lock(host.paths)

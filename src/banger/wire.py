@@ -36,14 +36,17 @@ class Frame(tuple[int, int, bytes]):
 
     @property
     def kind(self) -> int:
+        """One of the numbers in NAMES."""
         return self[0]
 
     @property
     def stream(self) -> int:
+        """0 for a hello, else the stream's number."""
         return self[1]
 
     @property
     def payload(self) -> bytes:
+        """At most MAX_PAYLOAD bytes."""
         return self[2]
 
     def __repr__(self) -> str:

@@ -242,3 +242,33 @@ async def test_giving_a_stream_up_resets_it_and_its_late_frames_are_dropped(task
     assert pipe.frames()[-1][:2] == (wire.RESET, 1)
     pipe.feed(frame(wire.DATA, 1, b"late") + frame(wire.END, 1, b"{}") + frame(wire.END, 2, b'{"ok":{}}'))
     assert await conversation.request({"op": "ping"}, timeout=2) == {}
+
+
+async def test_who_leaves_before_the_guest_has_answered_resets_what_may_have_begun(tasks: asyncio.TaskGroup) -> None:
+    conversation, pipe = await met(tasks)
+    opening = asyncio.ensure_future(conversation.open({"op": "exec"}))
+    await asyncio.sleep(0)
+    assert list(conversation.streams) == [1]
+    opening.cancel()
+    await asyncio.wait([opening])
+    assert [each[:2] for each in pipe.frames()] == [(wire.OPEN, 1), (wire.RESET, 1)]
+    assert conversation.streams == {}
+
+
+async def test_a_stream_that_the_guest_never_heard_of_is_not_reset(tasks: asyncio.TaskGroup) -> None:
+    conversation, pipe = await met(tasks)
+    async with conversation.writing:
+        opening = asyncio.ensure_future(conversation.open({"op": "exec"}))
+        await asyncio.sleep(0)
+        assert list(conversation.streams) == [1]
+        opening.cancel()
+        await asyncio.wait([opening])
+    assert pipe.frames() == []
+
+
+async def test_a_request_that_was_given_up_keeps_nothing(tasks: asyncio.TaskGroup) -> None:
+    conversation, pipe = await met(tasks)
+    with pytest.raises(TimedOut):
+        await conversation.request({"op": "sync"}, timeout=0.05)
+    assert conversation.streams == {}
+    assert pipe.frames()[-1][:2] == (wire.RESET, 1)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import AsyncIterator
 
 import pytest
 
-from banger.daemon.operations import Operations
+from banger.daemon.operations import Operations, failure_of
 from banger.host.clock import RealClock
 from banger.model.errors import Cancelled, NotFound, VmmFailed
 from banger.model.event import Event, report, step
@@ -141,3 +142,9 @@ async def test_an_unknown_operation_is_not_found(operations: Operations) -> None
         operations.show("op-00000000")
     with pytest.raises(NotFound):
         await operations.cancel("op-00000000")
+
+
+def test_a_full_disk_is_told_as_that_wherever_it_shows() -> None:
+    failure = failure_of(OSError(errno.ENOSPC, "No space left on device", "/var/lib/x"))
+    assert (failure.code, failure.message) == ("no-space", "no space left for /var/lib/x")
+    assert failure_of(OSError(errno.EIO, "Input/output error")).code == "internal"

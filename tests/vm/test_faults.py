@@ -1,138 +1,36 @@
-"""Sudden ends: the CLI, the daemon and the VMM are killed, or the user takes back, at each stage. What is left is whole or is nothing.
+"""Sudden ends: the CLI, the daemon and the VMM are killed at each stage. What is left is whole or is nothing.
 
-A stage is held open by putting a gate in front of the tool that it runs: the gate is a script that waits at a FIFO before it becomes the tool. Stages
-that run no tool are over in milliseconds; there, kills come at many moments instead.
+Stages that run no tool are over in milliseconds and cannot be held (see gates.py); there, kills come at many moments instead.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import shutil
 import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from banger.model.errors import BangerError
-from tests.world import KERNEL, SHELF, World, alive, each_event, until
+from tests.vm.gates import SECONDS, STAGES, Held, catalog, clean, under_way
+from tests.world import SHELF, World, alive, each_event, until
 
-QEMU = "qemu-system-x86_64"
-#: The stages of a creation that run a tool, and the tool. The agent's is held by freezing the VMM.
-TOOLS = {"image": "mmdebstrap", "kernel": "mmdebstrap", "disk": "mkfs.ext4", "network": "passt", "machine": QEMU}
-STAGES = (*TOOLS, "agent")
-INTERRUPTED, GUEST_FAILED = 130, 124
-SECONDS = 15.0
-
-
-class Gate:
-    """A command of the host that waits before it begins."""
-
-    def __init__(self, folder: Path, command: str) -> None:
-        real = shutil.which(command, path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
-        assert real is not None
-        folder.mkdir(exist_ok=True)
-        self.reached, self.fifo, self.script = folder / f"{command}.reached", folder / f"{command}.fifo", folder / command
-        os.mkfifo(self.fifo)
-        self.script.write_text(f'#!/bin/sh\n: > {self.reached}\nread -r go < {self.fifo}\nexec {real} "$@"\n')
-        self.script.chmod(0o755)
-
-    def wait(self) -> None:
-        """Until somebody stands at the gate."""
-        until(self.reached.exists, f"the call of {self.script.name}", seconds=SECONDS)
-
-    def open(self) -> None:
-        """Let all pass, who stands there and who comes."""
-        self.script.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):
-            os.close(os.open(self.fifo, os.O_WRONLY | os.O_NONBLOCK))
-
-
-class Held:
-    """A banger whose creations can be held at one stage."""
-
-    def __init__(self, world: World, stage: str) -> None:
-        self.world, self.stage = world, stage
-        self.network = "user" if stage == "network" else "none"
-        world.env["PATH"] = f"{world.root}/bin:{world.env['PATH']}"
-        self._own_shelves()
-        world.ok("vm", "list")
-        self.gate = Gate(world.root / "bin", TOOLS[stage]) if stage in TOOLS else None
-
-    def _own_shelves(self) -> None:
-        """Where images or kernels are to be made, they go to folders of our own, and what is made is tiny."""
-        if self.stage == "image":
-            catalog(self.world)
-        elif self.stage == "kernel":
-            self.world.env["BANGER_KERNELS_DIR"] = str(self.world.root / "kernels")
-
-    def wait(self) -> None:
-        """Until the creation is at the stage."""
-        if self.gate is not None:
-            self.gate.wait()
-            return
-        until(lambda: [each for each in under_way(self.world) if each["stage"] == "agent"], "the stage agent", seconds=SECONDS)
-        os.kill(self.vmm(), signal.SIGSTOP)
-
-    def vmm(self) -> int:
-        """The VMM's pid."""
-        return next(int(str(row["pid"])) for row in self.world.rows() if row["pid"])
-
-    def go(self) -> None:
-        """Let the stage end."""
-        if self.gate is not None:
-            self.gate.open()
-        else:
-            os.kill(self.vmm(), signal.SIGCONT)
-
-    def words(self, *more: str) -> tuple[str, ...]:
-        """A command that creates."""
-        return ("vm", "create", "--name", "otter", "--network", self.network, *more)
-
-
-def under_way(world: World) -> list[dict[str, object]]:
-    """The operations."""
-    found = world.client().call("daemon.operations")
-    assert isinstance(found, list)
-    return [each for each in found if each["finished"] is None]
-
-
-def catalog(world: World) -> None:
-    """A user's catalog with one tiny image, which is the default."""
-    folder = world.root / "catalog"
-    folder.mkdir()
-    entry = {
-        "name": "tiny",
-        "source": "debian",
-        "kernel": KERNEL,
-        "suite": "bookworm",
-        "variant": "extract",
-        "packages": ["busybox-static"],
-        "size_mib": 16,
-    }
-    (folder / "images.json").write_text(json.dumps({"version": 1, "entries": [entry]}))
-    world.env |= {"BANGER_CATALOG": str(folder), "BANGER_DEFAULT_IMAGE": "tiny", "BANGER_IMAGES_DIR": str(world.root / "images")}
-
-
-def nothing_left(world: World) -> bool:
-    """No row, no process, no file of a machine, nothing half made on a shelf."""
-    shelves = [path.name for shelf in ("images", "kernels") for path in (world.root / shelf).glob(".*")]
-    blanks = list((world.root / "cache").rglob("*.new"))
-    return not (world.rows() or world.processes() or world.machine_files() or shelves or blanks)
-
-
-def clean(world: World) -> None:
-    """Soon nothing is left."""
-    until(lambda: nothing_left(world), f"a clean host: {world.rows()}, {world.processes()}, {world.machine_files()}", seconds=SECONDS)
+GUEST_FAILED = 124
 
 
 @pytest.fixture(params=STAGES)
 def held(request: pytest.FixtureRequest, world: World) -> Held:
     return Held(world, str(request.param))
+
+
+@pytest.fixture(autouse=True)
+def _shelf_is_as_it_was() -> Iterator[None]:
+    before = sorted(path.name for shelf in ("images", "kernels") for path in (SHELF / shelf).iterdir())
+    yield
+    assert sorted(path.name for shelf in ("images", "kernels") for path in (SHELF / shelf).iterdir()) == before
 
 
 # --- the daemon is killed
@@ -322,91 +220,3 @@ def test_a_guest_that_panics_is_told_with_the_consoles_tail(world: World) -> Non
     assert "banger vm logs otter" in text
     assert world.row("otter")["state"] == "stopped"
     assert "Kernel panic" in world.ok("vm", "logs", "otter")
-
-
-# --- the user takes it back
-
-
-def test_ctrl_c_at_each_stage_leaves_nothing(held: Held) -> None:
-    world, creating = held.world, held.world.begin(*held.words())
-    held.wait()
-    creating.send_signal(signal.SIGINT)
-    _, said = creating.communicate(timeout=SECONDS)
-    assert creating.returncode == INTERRUPTED
-    assert b"cancel" in said
-    assert nothing_left(world)
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_throwaway_machine_ends_with_its_command(world: World, number: signal.Signals) -> None:
-    running = world.begin("vm", "run", "--rm", "--network", "none", "--", "sh", "-c", "echo begun; sleep 60")
-    assert running.stdout is not None
-    assert running.stdout.readline() == b"begun\n"
-    running.send_signal(number)
-    running.communicate(timeout=SECONDS)
-    assert running.returncode == 128 + number
-    assert nothing_left(world)
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_throwaway_machine_that_is_being_made_ends_with_its_command(world: World, number: signal.Signals) -> None:
-    held = Held(world, "agent")
-    running = world.begin("vm", "run", "--rm", "--network", "none", "--", "true")
-    held.wait()
-    running.send_signal(number)
-    running.communicate(timeout=SECONDS)
-    assert running.returncode == 128 + number
-    assert nothing_left(world)
-
-
-def test_a_throwaway_machine_does_not_outlive_a_killed_daemon(world: World) -> None:
-    running = world.begin("vm", "run", "--rm", "--network", "none", "--", "sh", "-c", "echo begun; sleep 60")
-    assert running.stdout is not None
-    assert running.stdout.readline() == b"begun\n"
-    world.kill_daemon()
-    _, said = running.communicate(timeout=SECONDS)
-    assert running.returncode == GUEST_FAILED
-    assert b"Traceback" not in said
-    world.ok("vm", "list")
-    clean(world)
-
-
-def test_an_operation_can_be_taken_back_from_elsewhere(world: World) -> None:
-    held = Held(world, "agent")
-    creating = world.begin(*held.words())
-    held.wait()
-    world.ok("daemon", "cancel", str(under_way(world)[0]["id"]))
-    creating.communicate(timeout=SECONDS)
-    assert creating.returncode == INTERRUPTED
-    assert nothing_left(world)
-
-
-def test_deleting_a_machine_that_is_being_made_takes_it_back(world: World) -> None:
-    held = Held(world, "agent")
-    creating = world.begin(*held.words())
-    held.wait()
-    world.ok("vm", "delete", "otter", timeout=SECONDS)
-    creating.communicate(timeout=SECONDS)
-    assert creating.returncode == INTERRUPTED
-    assert nothing_left(world)
-
-
-def test_stopping_the_daemon_by_force_takes_back_what_is_under_way(world: World) -> None:
-    held = Held(world, "agent")
-    creating = world.begin(*held.words())
-    held.wait()
-    refused = world.banger("daemon", "stop")
-    assert refused.returncode == 122
-    assert b"under way" in refused.stderr
-    world.ok("daemon", "stop", "--force", timeout=SECONDS)
-    creating.communicate(timeout=SECONDS)
-    assert creating.returncode == INTERRUPTED
-    world.ok("vm", "list")
-    clean(world)
-
-
-@pytest.fixture(autouse=True)
-def _shelf_is_as_it_was() -> Iterator[None]:
-    before = sorted(path.name for shelf in ("images", "kernels") for path in (SHELF / shelf).iterdir())
-    yield
-    assert sorted(path.name for shelf in ("images", "kernels") for path in (SHELF / shelf).iterdir()) == before

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import time
 
 import pytest
@@ -90,6 +91,15 @@ def test_without_a_command_and_without_a_terminal_the_shell_reads_stdin(world: W
 def test_a_command_that_is_not_there_leaves_a_throwaway_machine_no_chance(world: World) -> None:
     done = world.banger("vm", "run", "--rm", *QUICK, "--", "no-such-command")
     assert (done.returncode, done.stdout) == (127, b"")
+    assert world.rows() == []
+
+
+def test_ctrl_c_during_the_command_goes_to_it_and_the_throwaway_machine_goes_after_it(world: World) -> None:
+    process = world.begin("vm", "run", "--rm", *QUICK, "--", "sh", "-c", "echo ready; exec sleep 341")
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"ready\n"
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 130
     assert world.rows() == []
 
 

@@ -26,8 +26,19 @@ if TYPE_CHECKING:
 class Daemon:
     """All services, and the daemon's own life."""
 
-    def __init__(self, host: Host, *, databases: Databases, build: str, operations: Operations, images: Images, kernels: Kernels, vms: Vms) -> None:
-        self.host, self.databases, self.build = host, databases, build
+    def __init__(
+        self,
+        host: Host,
+        *,
+        databases: Databases,
+        build: str,
+        catalogs: Path,
+        operations: Operations,
+        images: Images,
+        kernels: Kernels,
+        vms: Vms,
+    ) -> None:
+        self.host, self.databases, self.build, self.catalogs = host, databases, build, catalogs
         self.operations, self.images, self.kernels, self.vms = operations, images, kernels, vms
         self.started = host.clock.now()
         self.stopping = asyncio.Event()
@@ -66,7 +77,7 @@ class Daemon:
         """See daemon/doctor.py."""
         from banger.daemon.doctor import diagnose
 
-        return diagnose(self.host, self.databases)
+        return diagnose(self.host, self.databases, self.catalogs)
 
 
 def compose(host: Host, *, databases: Databases, build: str, agent: Path, catalogs: Path, tasks: asyncio.TaskGroup) -> Daemon:
@@ -117,4 +128,4 @@ def compose(host: Host, *, databases: Databases, build: str, agent: Path, catalo
         machines = [f"machine {row.name}" for row in vms.rows() if row.kernel == name]
         return machines + [f"image {image.name}" for image in image_shelf.every() if image.kernel == name]
 
-    return Daemon(host, databases=databases, build=build, operations=operations, images=images, kernels=kernels, vms=vms)
+    return Daemon(host, databases=databases, build=build, catalogs=catalogs, operations=operations, images=images, kernels=kernels, vms=vms)

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from banger.backends import load, names
 from banger.backends.disk import Disk
 from banger.backends.image import ImageSource
 from banger.backends.kernel import KernelSource
 from banger.backends.network import Network
 from banger.backends.vmm import Vmm
+from banger.daemon.catalogs import image_catalog, kernel_catalog
 from banger.daemon.store import MIGRATIONS
 from banger.host import Host
 from banger.host.sqlite import Databases
+from banger.model.errors import BangerError
 from banger.model.finding import Finding, Level
 from banger.model.sizes import show_size
 
 WANTED_BYTES = 4 << 30
 
 
-def diagnose(host: Host, databases: Databases) -> list[Finding]:
-    """Every finding, in the order: host, state, then each backend."""
-    found = [_architecture(host), _database(host, databases), _space(host)]
+def diagnose(host: Host, databases: Databases, catalogs: Path) -> list[Finding]:
+    """Every finding, in the order: host, what the user set up, state, then each backend; `catalogs` is the folder of the shipped ones."""
+    found = [_architecture(host), _settings(host), _catalogs(host, catalogs), _folders(host), _database(host, databases), _space(host)]
     for backend in _backends(host):
         found += backend.check()
     return list(dict.fromkeys(found))
@@ -40,6 +44,33 @@ def _architecture(host: Host) -> Finding:
     if machine == "x86_64":
         return Finding(level=Level.PASS, subject="architecture", message=machine)
     return Finding(level=Level.FAIL, subject="architecture", message=f"{machine} is not supported yet", fix="use an x86-64 host")
+
+
+def unreadable_settings(error: Exception) -> Finding:
+    """The one finding when the settings cannot be read: nothing else can be looked at without them."""
+    return Finding(level=Level.FAIL, subject="settings", message=str(error), fix="correct it; the guide's page on settings lists them all")
+
+
+def _settings(host: Host) -> Finding:
+    there = "is sound" if host.paths.settings.exists() else "is not there: the defaults hold"
+    return Finding(level=Level.PASS, subject="settings", message=f"{host.paths.settings} {there}")
+
+
+def _catalogs(host: Host, shipped: Path) -> Finding:
+    try:
+        count = len(image_catalog(host, shipped)) + len(kernel_catalog(host, shipped))
+    except (BangerError, OSError) as error:
+        return Finding(level=Level.FAIL, subject="catalogs", message=str(error), fix="correct that file, or move it away")
+    return Finding(level=Level.PASS, subject="catalogs", message=f"{count} images and kernels are on offer")
+
+
+def _folders(host: Host) -> Finding:
+    paths = host.paths
+    for folder in (paths.state, paths.run, paths.cache, paths.images, paths.kernels):
+        trouble = host.files.refusal(folder)
+        if trouble:
+            return Finding(level=Level.FAIL, subject="folders", message=trouble, fix="remove it, or set the XDG variables to folders of your own")
+    return Finding(level=Level.PASS, subject="folders", message=f"{paths.run} and the others are private, or are not there yet")
 
 
 def _database(host: Host, databases: Databases) -> Finding:

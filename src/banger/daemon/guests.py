@@ -20,6 +20,7 @@ from banger.model.errors import BadRequest, BangerError, GuestFailed, NotFound, 
 log = logging.getLogger(__name__)
 HELLO_TIMEOUT = 10.0
 OPEN_TIMEOUT = 30.0
+RESET_TIMEOUT = 1.0
 READ = 1 << 18
 FROM_HOLDER = frozenset({wire.DATA, wire.EOF, wire.CREDIT, wire.CONTROL, wire.RESET})
 NOT_ON_HOST = frozenset({"not-found", "not-permitted"})
@@ -47,7 +48,8 @@ class GuestStream:
         self.credit = 0
         self.meter = wire.Meter()
         self.seen: set[int] = set()
-        self.over = False
+        #: Whether the guest may have heard of it, so that it must be told when it is given up.
+        self.begun = self.over = False
 
     def take(self, frame: wire.Frame) -> None:
         """A frame from the guest; WireError when it is not its turn."""
@@ -157,12 +159,14 @@ class Conversation:
         elif frame.stream >= self.next_number or frame.kind in (wire.OPEN, wire.CONTROL, wire.RESET):
             raise wire.WireError(f"{wire.NAMES[frame.kind]} frame for a stream that never was")
 
-    async def write(self, data: bytes) -> None:
-        """Send one or more whole frames; a connection that breaks is noted, and its streams end."""
+    async def write(self, data: bytes, *, begins: GuestStream | None = None) -> None:
+        """Send one or more whole frames, the first ever of the stream that `begins`; a connection that breaks is noted, and its streams end."""
         if self.broken is not None:
             raise self.broken
         try:
             async with self.writing:
+                if begins is not None:
+                    begins.begun = True
                 await self.stream.write(data)
         except OSError as error:
             self.close(GuestFailed(f"the connection to {self.name} broke: {error}"))
@@ -194,25 +198,38 @@ class Conversation:
             raise BadRequest(f"the request does not fit: {error}", hint="pass what is long through the command's stdin") from error
         try:
             async with asyncio.timeout(OPEN_TIMEOUT):
-                await self.write(frame)
+                await self.write(frame, begins=stream)
                 while not stream.waiting:
                     stream.arrived.clear()
                     await stream.arrived.wait()
         except TimeoutError:
-            self.streams.pop(stream.number, None)
+            await self._give_up(stream)
             raise TimedOut(f"the agent in {self.name} did not answer within {OPEN_TIMEOUT:g} s", hint=f"look at: banger vm logs {self.name}") from None
         except BaseException:
-            self.streams.pop(stream.number, None)
+            await self._give_up(stream)
             raise
         return stream
 
+    async def _give_up(self, stream: GuestStream) -> None:
+        """Stop what may have begun in the guest; one that does not take the news in time is not waited for."""
+        self.streams.pop(stream.number, None)
+        try:
+            async with asyncio.timeout(RESET_TIMEOUT):
+                if stream.begun:
+                    await stream.aclose()
+        except (BangerError, TimeoutError) as error:
+            log.info("stream %d of %s was not reset: %s", stream.number, self.name, error)
+
     async def request(self, request: Mapping[str, object], *, timeout: float) -> dict[str, object]:
         """A request without streams: its `ok` object. GuestFailed or NotFound with the guest's message; TimedOut after `timeout` seconds."""
+        stream: GuestStream | None = None
         try:
             async with asyncio.timeout(timeout):
                 stream = await self.open(request)
                 frame = await stream.receive()
         except TimeoutError:
+            if stream is not None:
+                await self._give_up(stream)
             raise TimedOut(f"{request['op']} in {self.name} took longer than {timeout:g} s") from None
         if frame is None or frame.kind != wire.END:
             await stream.aclose()

@@ -15,7 +15,7 @@ from typing import Generic, TypeAlias, TypeVar
 import msgspec
 
 from banger.host.clock import Clock
-from banger.model.errors import BangerError, Cancelled, NotFound
+from banger.model.errors import BangerError, Cancelled, NotFound, foreseen
 from banger.model.event import Event, listening
 from banger.model.ids import OperationId
 from banger.model.operation import Failure, Operation
@@ -29,8 +29,9 @@ KEEP_EVENTS = 1024
 
 def failure_of(error: BaseException) -> Failure:
     """An error as it travels; one that banger did not raise on purpose is `internal` and named by its type."""
-    if isinstance(error, BangerError):
-        return Failure(code=error.code, message=str(error), hint=error.hint, stage=error.stage, tail=error.tail)
+    told = foreseen(error)
+    if told is not None:
+        return Failure(code=told.code, message=str(told), hint=told.hint, stage=told.stage, tail=told.tail)
     return Failure(code="internal", message=f"{type(error).__name__}: {error}", hint="the daemon's log has the details: banger daemon status")
 
 

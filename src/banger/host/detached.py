@@ -8,6 +8,7 @@ whoever made the folder removes it.
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -17,8 +18,9 @@ import msgspec
 from banger.host.files import Files
 from banger.host.proc import Life, Proc, ProcessId
 from banger.model.codec import decode, encode
-from banger.model.errors import TimedOut
+from banger.model.errors import Corrupt, TimedOut
 
+log = logging.getLogger(__name__)
 END_TIMEOUT = 10.0
 
 
@@ -41,7 +43,7 @@ class Detached:
         data = self.files.read(self.record)
         if data is None:
             return None
-        known = decode(data, Record, what=str(self.record))
+        known = self._decoded(data)
         if known.pid:
             process = ProcessId(known.pid, known.start)
             return process if self.proc.look(process) is not Life.GONE else None
@@ -49,6 +51,14 @@ class Detached:
         if lost is not None:
             self._write(lost)
         return lost
+
+    def _decoded(self, data: bytes) -> Record:
+        """A record that cannot be read says as much as one without a pid: there may be a process."""
+        try:
+            return decode(data, Record, what=str(self.record))
+        except Corrupt as error:
+            log.warning("%s", error)
+            return Record()
 
     async def start(self, spawn: Callable[[], Awaitable[ProcessId]]) -> ProcessId:
         """Start it by `spawn`, unless it lives; a failed start leaves no record."""

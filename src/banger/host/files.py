@@ -21,6 +21,9 @@ class Files(Protocol):
     def private_folder(self, path: Path) -> Path:
         """Make `path` (and its parents) a folder of ours, 0700; HostLacks when it is a symlink, no folder, or another user's."""
 
+    def refusal(self, path: Path) -> str:
+        """Why `private_folder` would not take what is at `path`; empty when it would, or when nothing is there."""
+
     def read(self, path: Path) -> bytes | None:
         """The content, or None when the file does not exist; any other failure is raised as itself."""
 
@@ -55,12 +58,21 @@ class RealFiles:
     def private_folder(self, path: Path) -> Path:
         """See Files."""
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        status = path.lstat()
-        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
-            raise HostLacks(f"{path} is not a folder of this user", hint="remove it, or set XDG_RUNTIME_DIR to a folder of your own")
-        if status.st_mode & 0o077:
+        trouble = self.refusal(path)
+        if trouble:
+            raise HostLacks(trouble, hint="remove it, or set XDG_RUNTIME_DIR to a folder of your own")
+        if path.lstat().st_mode & 0o077:
             path.chmod(0o700)
         return path
+
+    def refusal(self, path: Path) -> str:
+        """See Files."""
+        try:
+            status = path.lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            return ""
+        mine = stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
+        return "" if mine else f"{path} is not a folder of this user"
 
     def read(self, path: Path) -> bytes | None:
         """See Files."""

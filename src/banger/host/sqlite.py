@@ -9,6 +9,7 @@ import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
+from urllib.parse import quote
 
 from banger.host.files import explain
 from banger.model.errors import Corrupt, NewerSchema, NoSpace
@@ -80,6 +81,11 @@ def _migrate(connection: sqlite3.Connection, path: Path, migrations: Sequence[st
             raise
 
 
+def _reading(path: Path) -> str:
+    """How to open it so that nothing is written beside it: with its WAL there is somebody to agree with, without it there is nothing to find."""
+    return "mode=ro" if path.with_name(f"{path.name}-wal").exists() else "mode=ro&immutable=1"
+
+
 class RealDatabases:
     """The host's SQLite."""
 
@@ -110,7 +116,7 @@ class RealDatabases:
         if not path.exists():
             return ""
         try:
-            connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+            connection = sqlite3.connect(f"file:{quote(str(path))}?{_reading(path)}", uri=True)
         except sqlite3.Error as error:
             return str(error)
         try:

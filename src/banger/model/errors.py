@@ -6,6 +6,8 @@ end is the only place that maps a code to an HTTP status and to the exit status 
 
 from __future__ import annotations
 
+import errno
+
 
 class BangerError(Exception):
     """Base of all errors that banger raises on purpose; `tail` holds the end of the guest's console where that helps."""
@@ -155,6 +157,15 @@ CODES: dict[str, tuple[int, int]] = {
     "daemon-stale": (426, 125),
     "internal": (500, 125),
 }
+
+
+def foreseen(error: BaseException) -> BangerError | None:
+    """An error as banger's own: a full disk is told as that wherever it shows. None for what nobody foresaw."""
+    if isinstance(error, BangerError):
+        return error
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return NoSpace(f"no space left{f' for {error.filename}' if error.filename else ''}", hint="free some space, or run: banger vm prune")
+    return None
 
 
 def every_error() -> dict[str, type[BangerError]]:

@@ -27,7 +27,7 @@ class FakeGuest:
     def __init__(self, mood: Mood = Mood.GOOD) -> None:
         self.mood = mood
         self.boots = 0
-        self.identified = False
+        self.identified, self.booted = False, True
         self.boot_error = ""
         self.commands: dict[tuple[str, ...], tuple[bytes, int]] = {("true",): (b"", 0), ("uname", "-r"): (b"6.1.0\n", 0)}
         self.requests: list[dict[str, object]] = []
@@ -121,7 +121,7 @@ class _Talk:
             self.guest.identified = True
             await self._end(number, {"ok": {"host_keys": []}})
         elif op == "info":
-            info = {"boot_id": self.guest.boot_id, "uptime_ms": 1, "kernel": "6.1.0", "init": "agent", "booted": True}
+            info = {"boot_id": self.guest.boot_id, "uptime_ms": 1, "kernel": "6.1.0", "init": "agent", "booted": self.guest.booted}
             await self._end(number, {"ok": info})
         elif op in ("ping", "sync", "poweroff"):
             await self._end(number, {"ok": {}})

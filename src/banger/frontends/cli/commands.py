@@ -75,7 +75,7 @@ PARAMETERS = {
     "rm": Shown("delete the machine when this command ends, however it ends"),
     "start": Shown("do not boot it yet: banger vm start does"),
     "wait": Shown("what to wait for. agent: commands can run; boot: the guest's init has settled", "WHAT", choices=("agent", "boot")),
-    "vm.stop.force": Shown("do not ask the guest: sync if it answers, then cut the power"),
+    "vm.stop.force": Shown("do not ask the guest: cut the power; what it has not yet written is lost"),
     "signal": Shown("signal for the VMM's process", "SIGNAL", choices=("KILL", "TERM", "INT", "STOP", "CONT")),
     "follow": Shown("go on as the console grows, until Ctrl-C", short="f"),
     "env": Shown("set an environment variable (may repeat)", "KEY=VALUE", short="e"),

@@ -49,13 +49,20 @@ def script(given: Given) -> int:
 
 def candidates(words: list[str]) -> int:
     """Print what could stand for the last of the words, a line each: the word, a tab, a note."""
-    words = words or [""]
+    words = _rejoined(words or [""])
     try:
         found = offered(words[:-1], words[-1])
     except BangerError:
         return 0  # completion never talks
     data("".join(f"{word}\t{note}\n" if note else f"{word}\n" for word, note in found if word.startswith(words[-1])))
     return 0
+
+
+def _rejoined(words: list[str]) -> list[str]:
+    """bash hands over `--flag=value` as three words, of which only the last is replaced: as if a space stood for the sign."""
+    if words[-1] == "=" and len(words) > 1:
+        return [*words[:-1], ""]
+    return [*words[:-2], words[-1]] if words[-2:-1] == ["="] else words
 
 
 def offered(before: list[str], word: str) -> list[tuple[str, str]]:
@@ -79,6 +86,8 @@ def _within(command: Command, rest: list[str], word: str) -> list[tuple[str, str
     for flag in flags:
         if flag.takes_value and last in (f"--{flag.long}", f"-{flag.shown.short}"):
             return _values(flag.shown.choices, flag.shown.live)
+        if flag.takes_value and word.startswith(f"--{flag.long}="):
+            return [(f"--{flag.long}={value}", note) for value, note in _values(flag.shown.choices, flag.shown.live)]
     if word.startswith("-"):
         return [(f"--{flag.long}", flag.shown.help) for flag in flags]
     if command.rest == "SHELL":

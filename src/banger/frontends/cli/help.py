@@ -5,9 +5,10 @@ from __future__ import annotations
 from banger.frontends.cli.commands import GROUPS, SINGLE, Command
 from banger.frontends.cli.parse import Flag, flags_of, op_of, places_of, shown_for, usage
 
-STATUS = """Exit status: that of the guest's command (128 + N if signal N ended it), 126 if it cannot be executed, 127 if there is no such command.
-banger's own failures: 120 wrong usage, 121 not found, 122 taken or in the wrong state, 123 the host lacks something, 124 the guest or its
-VMM failed, 125 internal, 130 cancelled.
+STATUS = """Exit status: that of the guest's command (128 + N if signal N ended it), 126 if it cannot be
+executed, 127 if there is no such command. banger's own failures: 120 wrong usage, 121 not found,
+122 taken or in the wrong state, 123 the host lacks something, 124 the guest or its VMM failed,
+125 internal, 130 cancelled.
 """
 OVERVIEW = """banger: a real Linux machine in one command.
 

@@ -19,7 +19,7 @@ from banger.frontends.http.routes import Route, Routes, body_object
 from banger.frontends.http.talk import READ_BYTES, Malformed, Request, Talk
 from banger.model import codec
 from banger.model.build import build_key
-from banger.model.errors import CODES, BadRequest, BangerError, DaemonStale
+from banger.model.errors import CODES, BadRequest, BangerError, DaemonStale, foreseen
 from banger.model.event import Event
 from banger.model.operation import Failure, Operation
 from banger.ops import Op
@@ -110,7 +110,7 @@ class Service:
         except Exception as error:
             if not isinstance(error, BangerError):
                 log.exception("%s failed", route.op.name)
-            told = error if isinstance(error, BangerError) else _unforeseen(route.op.name)
+            told = foreseen(error) or _unforeseen(route.op.name)
             await _say(talk, status_of(told), told)
 
     async def _bridge(self, talk: Talk, duplex: Duplex) -> None:
@@ -171,9 +171,9 @@ async def _send_lines(talk: Talk, name: str, items: AsyncIterator[object]) -> No
         return
     except BangerError as error:
         last = error
-    except Exception:
+    except Exception as error:
         log.exception("%s failed", name)
-        last = _unforeseen(name)
+        last = foreseen(error) or _unforeseen(name)
     try:
         if last is not None:
             await talk.line(codec.encode({"error": failure(last)}))
