@@ -48,7 +48,10 @@ def results(request: pytest.FixtureRequest, shelf: None) -> Iterator[Results]:
         shutil.rmtree(lab.world.root)
 
 
-@pytest.mark.parametrize("name", laboratory.collected())
+NAMES = laboratory.collected()
+
+
+@pytest.mark.parametrize("name", NAMES, ids=NAMES)
 def test_inside(results: Results, name: str) -> None:
     assert name in results, "it did not run"
     assert not results[name], results[name]

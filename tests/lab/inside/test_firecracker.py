@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
+import struct
+import subprocess
+import termios
 from pathlib import Path
-
-import pytest
 
 from tests.world import World, until
 
@@ -27,7 +29,7 @@ def test_auto_is_firecracker_where_it_can_be(world: World) -> None:
 
 def test_a_network_that_it_cannot_use_is_refused(world: World) -> None:
     done = world.banger("vm", "create", "--network", "user")
-    assert done.returncode == 121, done.stderr.decode()
+    assert done.returncode == 120, done.stderr.decode()
     assert b"Firecracker cannot use the network 'user'" in done.stderr
 
 
@@ -44,17 +46,12 @@ def test_it_runs_in_its_own_folder_and_leaves_nothing_there(world: World) -> Non
 
 
 def test_the_console_is_in_the_log_and_bounded(world: World) -> None:
-    world.env["BANGER_CONSOLE_BYTES"] = "65536"
+    world.env["BANGER_CONSOLE_BYTES"] = "4096"
     world.ok("vm", "create", "--name", "otter")
-    world.ok("vm", "exec", "otter", "--", "sh", "-c", "seq 20000 > /dev/ttyS0; echo the-last-line > /dev/ttyS0")
+    world.ok("vm", "exec", "otter", "--", "sh", "-c", "seq 1500 > /dev/ttyS0; echo the-last-line > /dev/ttyS0")
     until(lambda: "the-last-line" in world.ok("vm", "logs", "otter"), "the last line")
-    assert len(world.ok("vm", "logs", "otter")) <= 65536
-
-
-def test_the_guest_goes_on_while_nobody_reads_its_console(world: World) -> None:
-    world.ok("vm", "create", "--name", "otter")
-    world.kill_daemon()
-    assert world.ok("vm", "exec", "otter", "--", "sh", "-c", "seq 20000 > /dev/ttyS0; echo done") == "done\n"
+    assert "\n1500\nthe-last-line\n" in world.ok("vm", "logs", "otter")
+    assert len(world.ok("vm", "logs", "otter")) <= 4096
 
 
 def test_stdin_stdout_and_status_of_commands(world: World) -> None:
@@ -67,11 +64,6 @@ def test_stdin_stdout_and_status_of_commands(world: World) -> None:
 def test_a_terminal_has_the_size_that_was_asked_for(world: World) -> None:
     world.ok("vm", "create", "--name", "otter")
     master, slave = os.openpty()
-    import fcntl
-    import struct
-    import subprocess
-    import termios
-
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 33, 101, 0, 0))
     command = world.command("vm", "exec", "-t", "otter", "--", "sh", "-c", "stty size")
     with subprocess.Popen(command, env=world.env, stdin=slave, stdout=slave, stderr=slave, start_new_session=True) as talk:
@@ -81,9 +73,8 @@ def test_a_terminal_has_the_size_that_was_asked_for(world: World) -> None:
     os.close(master)
 
 
-@pytest.mark.parametrize("image", ["debian-bookworm-slim"])
-def test_powering_off_ends_firecracker_in_time(world: World, image: str) -> None:
-    world.ok("vm", "create", "--name", "otter", "--image", image)
+def test_powering_off_ends_firecracker_in_time(world: World) -> None:
+    world.ok("vm", "create", "--name", "otter")
     pid = int(str(world.row("otter")["pid"]))
     world.ok("vm", "stop", "otter")
     assert not Path(f"/proc/{pid}").exists()
@@ -93,4 +84,4 @@ def test_powering_off_ends_firecracker_in_time(world: World, image: str) -> None
 
 def test_doctor_names_it(world: World) -> None:
     found = json.loads(world.banger("doctor", "--json").stdout)
-    assert {"firecracker": "pass"}.items() <= {row["subject"]: row["level"] for row in found}.items()
+    assert {"firecracker": "PASS"}.items() <= {row["subject"]: row["level"] for row in found}.items()
