@@ -31,6 +31,7 @@ HOST = {
 }
 ORDINARY_USER = {"uidmap": "newuidmap"}
 DEVELOPMENT = {
+    "cpio": "cpio",
     "curl": "curl",
     "git": "git",
     "make": "make",
@@ -43,7 +44,6 @@ DEVELOPMENT = {
     "zsh": "zsh",
     "fish": "fish",
     "passwd": "useradd",
-    "busybox-static": "busybox",
     "mount": "mount",
 }
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")

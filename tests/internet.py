@@ -23,7 +23,7 @@ FAR, LOOPBACK, NEAR = "the internet", "the host's loopback", "the host itself"
 def missing() -> str:
     """Why there can be none here, or nothing."""
     if os.geteuid() != 0:
-        return "network namespaces of one's own need root"
+        return "root is needed for network namespaces of one's own"
     return "" if shutil.which("ip", path="/usr/sbin:/sbin:/usr/bin") else "ip (package iproute2)"
 
 

@@ -124,7 +124,7 @@ class World:
 
     def machine_files(self) -> list[str]:
         """What lies in the machines' folders, lasting and volatile."""
-        return sorted(str(path.relative_to(self.root)) for folder in (self.state / "vms", self.run / "vms") for path in folder.rglob("*"))
+        return sorted(str(path.relative_to(self.root)) for folder in (self.state / "vms", self.state / "run") for path in folder.rglob("*"))
 
     def close(self) -> None:
         """Delete all machines, stop the daemon; AssertionError if anything is left."""

@@ -7,16 +7,13 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import logging
 import logging.handlers
 import os
 import signal
-import socket
 import sys
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from banger.daemon import Daemon, compose
@@ -34,12 +31,13 @@ from banger.host.files import RealFiles
 from banger.host.kmod import RealKmod
 from banger.host.proc import RealProc
 from banger.host.qmp import RealQmp
+from banger.host.seat import listening_at, take_seat
 from banger.host.sqlite import RealDatabases
 from banger.host.stream import RealDialer
 from banger.model import codec
 from banger.model.build import build_id
 from banger.model.config import Settings, load_settings
-from banger.model.errors import BangerError, DaemonUnreachable
+from banger.model.errors import BangerError
 from banger.model.finding import Finding
 from banger.model.paths import Paths
 from banger.ops import every_op
@@ -47,7 +45,6 @@ from banger.ops import every_op
 log = logging.getLogger(__name__)
 PACKAGE = Path(__file__).parent
 CATALOGS = PACKAGE / "catalog"
-LOCK_SECONDS = 10.0
 
 
 def xdg(environment: Mapping[str, str], name: str) -> str:
@@ -104,58 +101,17 @@ def real_host(environment: Mapping[str, str]) -> Host:
 def make_folders(host: Host) -> None:
     """Our own folders, private; refuses those that are not ours."""
     paths = host.paths
-    for folder in (paths.state, paths.run, paths.cache, paths.machines, paths.running, paths.images, paths.kernels):
+    for folder in (paths.state, paths.run, paths.cache, paths.machines, paths.images, paths.kernels):
         host.files.private_folder(folder)
 
 
-def take_lock(paths: Paths) -> int | None:
-    """The descriptor that makes us the one daemon; None when another one serves. Waits for one that is starting or stepping down."""
-    descriptor = os.open(paths.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    deadline = time.monotonic() + LOCK_SECONDS
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return descriptor
-        except BlockingIOError:
-            if answers(paths.socket):
-                os.close(descriptor)
-                return None
-        if time.monotonic() > deadline:
-            raise DaemonUnreachable(f"another daemon holds {paths.lock} but does not serve", hint=f"its log: {paths.log}")
-        time.sleep(0.02)
-
-
-def answers(path: Path) -> bool:
-    """Whether somebody listens at our socket; one that steps down removes it first."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe, opened_folder(path.parent) as folder:
-        return probe.connect_ex(f"/proc/self/fd/{folder}/{path.name}") == 0
-
-
-@contextmanager
-def opened_folder(path: Path) -> Iterator[int]:
-    """A descriptor of a folder: through it, sockets with paths of any length can be reached (an address holds 108 bytes, unix(7))."""
-    descriptor = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def listening_at(path: Path) -> Iterator[socket.socket]:
-    """Our socket, 0600 from its first moment and gone at the end; a stale one is replaced (we hold the lock)."""
-    path.unlink(missing_ok=True)
-    before = os.umask(0o177)
-    try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener, opened_folder(path.parent) as folder:
-            listener.bind(f"/proc/self/fd/{folder}/{path.name}")
-            os.umask(before)
-            listener.listen(128)
-            listener.setblocking(False)
-            yield listener
-    finally:
-        os.umask(before)
-        path.unlink(missing_ok=True)
+def forget_former_boot(host: Host) -> None:
+    """What the machines' processes of a former boot of the host have left: sockets, and records whose pids mean nothing any more."""
+    paths, boot = host.paths, host.facts.boot_id().encode()
+    if host.files.read(paths.boot) != boot:
+        host.files.remove_tree(paths.running)
+        host.files.write_atomic(paths.boot, boot)
+    host.files.private_folder(paths.running)
 
 
 def start_log(host: Host) -> None:
@@ -232,8 +188,8 @@ def main() -> int:
         host = real_host(os.environ)
         make_folders(host)
         start_log(host)
-        lock = take_lock(host.paths)
-        if lock is not None:
+        if take_seat(host.paths, host.proc) is not None:
+            forget_former_boot(host)
             asyncio.run(run(host, build_id()))
         tell("ready")
     except* (BangerError, OSError) as group:

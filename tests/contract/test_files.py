@@ -19,7 +19,7 @@ FILES = RealFiles()
 def small(tmp_path: Path) -> Iterator[Path]:
     """A file system of 256 KiB."""
     if os.geteuid() != 0:
-        pytest.skip("mounting a small file system needs root")
+        pytest.skip("root is needed to mount a small file system")
     folder = tmp_path / "small"
     folder.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "none", str(folder)], check=True)

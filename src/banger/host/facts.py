@@ -34,6 +34,9 @@ class Facts(Protocol):
     def architecture(self) -> str:
         """As uname(2) has it: x86_64, aarch64."""
 
+    def boot_id(self) -> str:
+        """What the kernel drew at random when it booted (random(4))."""
+
     def root(self) -> bool:
         """Whether we are the superuser."""
 
@@ -72,6 +75,10 @@ class RealFacts:
     def architecture(self) -> str:
         """See Facts."""
         return platform.machine()
+
+    def boot_id(self) -> str:
+        """See Facts."""
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
     def root(self) -> bool:
         """See Facts."""

@@ -1,6 +1,6 @@
 """Every path that banger uses, in one place, computed from four roots and a machine's id.
 
-`state` is kept (database, disks, images), `run` is volatile (sockets, pid records), `cache` may be deleted at any time, `config` is the user's.
+`state` is kept (database, disks, images), `run` is volatile (the daemon's socket), `cache` may be deleted at any time, `config` is the user's.
 """
 
 from __future__ import annotations
@@ -29,8 +29,13 @@ class Paths(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def lock(self) -> Path:
-        """Held by the one daemon of this user."""
-        return self.run / "bangerd.lock"
+        """Held by the one daemon of this state; says who holds it."""
+        return self.state / "bangerd.lock"
+
+    @property
+    def boot(self) -> Path:
+        """Which boot of the host the running machines belong to."""
+        return self.state / "boot"
 
     @property
     def log(self) -> Path:
@@ -54,8 +59,8 @@ class Paths(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def running(self) -> Path:
-        """One folder a machine: what lives as long as its process."""
-        return self.run / "vms"
+        """One folder a machine: what lives as long as its process. Not in the runtime folder: a logout removes that, and machines go on."""
+        return self.state / "run"
 
     def vm_state(self, vm: VmId) -> Path:
         """The machine's lasting folder: its disk, its console's log."""

@@ -11,6 +11,7 @@ class FakeFacts:
     def __init__(self) -> None:
         self.count, self.mib, self.khz = 8, 16384, 2_500_000
         self.machine, self.superuser = "x86_64", False
+        self.boot = "00000000-0000-4000-8000-000000000000"
         self.has_kvm = Kvm(False, "/dev/kvm is missing")
 
     def cpus(self) -> int:
@@ -28,6 +29,10 @@ class FakeFacts:
     def architecture(self) -> str:
         """See Facts."""
         return self.machine
+
+    def boot_id(self) -> str:
+        """See Facts."""
+        return self.boot
 
     def root(self) -> bool:
         """See Facts."""
