@@ -14,6 +14,7 @@ import (
 const (
 	familyVsock = 40
 	anyContext  = ^uint32(0)
+	hostContext = 2
 	backlog     = 4
 )
 
@@ -25,7 +26,8 @@ type address struct {
 }
 
 // vsock listens on AF_VSOCK. The newest connection is the one that counts: whoever connects hangs up on the one before,
-// since a host that died or was restored never says so.
+// since a host that died or was restored never says so. Only the host may: the machine's own users can reach a port too
+// where the kernel has the loopback transport.
 type vsock struct {
 	listener *os.File
 	arrived  chan Conn
@@ -91,6 +93,7 @@ func (v *vsock) accept() {
 	}
 }
 
+// next waits for a connection of the host's.
 func (v *vsock) next() (*channel, error) {
 	raw, err := v.listener.SyscallConn()
 	if err != nil {
@@ -100,10 +103,13 @@ func (v *vsock) next() (*channel, error) {
 	var failure syscall.Errno
 	err = raw.Read(func(listener uintptr) bool {
 		for {
-			got, _, errno := syscall.Syscall6(syscall.SYS_ACCEPT4, listener, 0, 0, syscall.SOCK_CLOEXEC|syscall.SOCK_NONBLOCK, 0, 0)
-			fd, failure = int(got), errno
-			if errno != syscall.EINTR && errno != syscall.ECONNABORTED && errno != syscall.ECONNRESET {
-				return errno != syscall.EAGAIN
+			var peer address
+			fd, peer, failure = acceptOne(listener)
+			switch {
+			case failure == 0 && peer.host != hostContext:
+				_ = syscall.Close(fd)
+			case failure != syscall.EINTR && failure != syscall.ECONNABORTED && failure != syscall.ECONNRESET:
+				return failure != syscall.EAGAIN
 			}
 		}
 	})
@@ -114,6 +120,14 @@ func (v *vsock) next() (*channel, error) {
 		return nil, err
 	}
 	return &channel{File: os.NewFile(uintptr(fd), "host")}, nil
+}
+
+func acceptOne(listener uintptr) (int, address, syscall.Errno) {
+	var peer address
+	size := uint32(unsafe.Sizeof(peer))
+	const flags = syscall.SOCK_CLOEXEC | syscall.SOCK_NONBLOCK
+	fd, _, errno := syscall.Syscall6(syscall.SYS_ACCEPT4, listener, uintptr(unsafe.Pointer(&peer)), uintptr(unsafe.Pointer(&size)), flags, 0, 0)
+	return int(fd), peer, errno
 }
 
 func (v *vsock) Next() (Conn, error) {

@@ -28,7 +28,7 @@ def judged(report: str) -> Results:
     return found
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def results(request: pytest.FixtureRequest, shelf: None) -> Iterator[Results]:
     """Of all tests that were asked for. A lab that breaks is a failure of each, with the console's tail."""
     wanted = [

@@ -151,7 +151,7 @@ class Machine:
             raise TimedOut(f"the agent in {name} did not answer: {error}", hint=self._look()) from error
         epoch = int.from_bytes(self.host.clock.random(4), "big") or 1
         try:
-            conversation = await converse(stream, epoch=epoch, tasks=self.tasks, name=name, timeout=max(1.0, until - loop.time()))
+            conversation = await converse(stream, epoch=epoch, tasks=self.tasks, name=name, timeout=max(1.0, round(until - loop.time(), 1)))
         except TimedOut as error:
             error.hint = self._look()
             raise
