@@ -132,12 +132,14 @@ def _one(client: Client, given: Given, place: str, target: str) -> object:
     parameters = given.parameters | {place: target}
     if not _streams(op):
         return client.call(op, **parameters)
-    from banger.frontends.cli.progress import Progress, follow
+    from banger.frontends.cli.progress import Patience, Progress, follow
 
-    title = f"{given.command.words} {target}"
+    several = len(given.targets) > 1
+    progress = Progress(f"{given.command.words} {target}", json_lines=given.json, target=target if several else "")
+    patience = Patience(hold=not several)
     lines = client.stream(op, **parameters)
     try:
-        return follow(client, lines, Progress(title, json_lines=given.json, target=target if len(given.targets) > 1 else ""))
+        return follow(client, lines, progress, patience)
     finally:
         lines.close()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from time import monotonic
 
@@ -13,6 +14,10 @@ from banger.frontends.cli.ending import Ended
 from banger.frontends.cli.output import clean, fold, talk, width_of_talk
 from banger.model.errors import BangerError, Cancelled, Corrupt
 from banger.model.sizes import show_size
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import FrameType
 
 CANCEL_SECONDS = 10.0
 QUIET_SECONDS = 1.0
@@ -88,10 +93,34 @@ def _amount(event: dict[str, object]) -> str:
     return words if unit in ("bytes", "") else f"{words} {clean(unit)}"
 
 
-def follow(client: Client, lines: Lines, progress: Progress) -> object:
+class Patience:
+    """Ctrl-C while an operation is being begun: kept until there is something that can be taken back. A second one does not wait.
+
+    Made before the request is sent and handed to `follow`. `hold`: only the main thread can.
+    """
+
+    def __init__(self, *, hold: bool = True) -> None:
+        self.came = False
+        self._former = signal.signal(signal.SIGINT, self._keep) if hold else None
+
+    def _keep(self, _: int, __: FrameType | None) -> None:
+        if self.came:
+            raise KeyboardInterrupt
+        self.came = True
+
+    def end(self) -> None:
+        """From now on Ctrl-C interrupts as ever; one that was kept does so now."""
+        if self._former is not None:
+            signal.signal(signal.SIGINT, self._former)
+        if self.came:
+            raise KeyboardInterrupt
+
+
+def follow(client: Client, lines: Lines, progress: Progress, patience: Patience) -> object:
     """Show an operation's progress and return its result. Ctrl-C cancels it and waits until it has cleaned up; then Cancelled is raised."""
     operation: list[str] = []
     try:
+        patience.end()
         return _follow(lines, progress, operation)
     except (KeyboardInterrupt, Ended) as interruption:
         progress.drop()

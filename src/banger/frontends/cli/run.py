@@ -14,7 +14,7 @@ from banger.client.answer import Lines
 from banger.frontends.cli.ending import end_by_signal
 from banger.frontends.cli.output import clean, complain, data, fold, talk
 from banger.frontends.cli.parse import Given
-from banger.frontends.cli.progress import Progress, follow
+from banger.frontends.cli.progress import Patience, Progress, follow
 from banger.frontends.cli.session import attach
 from banger.model.errors import BadRequest, BangerError, Corrupt, DaemonUnreachable, NotFound
 
@@ -24,10 +24,10 @@ LEAVE_SECONDS = 10.0
 def create(given: Given) -> int:
     """Create a machine and print its name."""
     end_by_signal()
-    client = Client()
+    client, patience = Client(), Patience()
     lines = client.stream("vm.create", **given.parameters)
     try:
-        _print(given, follow(client, lines, Progress("vm create", json_lines=given.json)))
+        _print(given, follow(client, lines, Progress("vm create", json_lines=given.json), patience))
     finally:
         lines.close()
     return 0
@@ -43,11 +43,11 @@ def run(given: Given) -> int:
     detach, bound = "detach" in given.own, given.parameters.get("rm") is True
     _refuse(given, detach=detach, bound=bound)
     end_by_signal()
-    client = Client()
+    client, patience = Client(), Patience()
     lines = client.stream("vm.create", **given.parameters)
     machine: dict[str, object] = {}
     try:
-        machine = _created(client, lines, given)
+        machine = _created(client, lines, given, patience)
         if not bound:
             lines.close()
         if detach:
@@ -69,8 +69,8 @@ def _refuse(given: Given, *, detach: bool, bound: bool) -> None:
         raise BadRequest("there is no command after --", hint="leave out the -- for a shell")
 
 
-def _created(client: Client, lines: Lines, given: Given) -> dict[str, object]:
-    found = follow(client, lines, Progress("vm run", json_lines=given.json))
+def _created(client: Client, lines: Lines, given: Given, patience: Patience) -> dict[str, object]:
+    found = follow(client, lines, Progress("vm run", json_lines=given.json), patience)
     if not isinstance(found, dict):
         raise Corrupt("the daemon's description of the machine cannot be read")
     return found
