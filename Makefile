@@ -1,5 +1,5 @@
 # One command each: `make check` (format, lint, types, layers, unit tests, the agent's own), `make test` (everything this machine can run), `make bench`.
-.PHONY: check test bench vm clean
+.PHONY: check test lab bench vm clean
 
 python = .venv/bin/python
 go = $(CURDIR)/.venv/bin/go
@@ -24,6 +24,9 @@ check: .venv/built-dev
 
 test: check
 	$(python) -m pytest -q tests --ignore=tests/unit
+
+lab: .venv/built-dev
+	$(python) -m pytest -q tests/lab
 
 bench: .venv/built-dev
 	$(python) -m bench

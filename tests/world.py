@@ -22,6 +22,16 @@ GOLDEN, SLIM, KERNEL = "debian-bookworm", "debian-bookworm-slim", "debian-6.1"
 PATIENCE = 120.0
 
 
+def everywhere() -> dict[str, str]:
+    """Settings for every world of this run, from `BANGER_TEST_SETTINGS` (`vmm=firecracker network=none`): so the same tests run on another VMM."""
+    return dict(word.split("=", 1) for word in os.environ.get("BANGER_TEST_SETTINGS", "").split())
+
+
+def shelved() -> tuple[str, ...]:
+    """The images that the tests use, or as many of them as `BANGER_TEST_IMAGES` has."""
+    return tuple(os.environ.get("BANGER_TEST_IMAGES", f"{SLIM} {GOLDEN}").split())
+
+
 class World:
     """One isolated banger below `root`."""
 
@@ -33,7 +43,7 @@ class World:
             self.env[f"XDG_{variable}"] = str(root / folder)
         self.env |= {"BANGER_IMAGES_DIR": str(SHELF / "images"), "BANGER_KERNELS_DIR": str(SHELF / "kernels"), "BANGER_DEFAULT_IMAGE": SLIM}
         self.env |= {"BANGER_MEMORY_MIB": "256", "BANGER_VCPU": "1", "BANGER_LOG_LEVEL": "debug"}
-        self.env |= {f"BANGER_{name.upper()}": value for name, value in settings.items()}
+        self.env |= {f"BANGER_{name.upper()}": value for name, value in (everywhere() | settings).items()}
 
     @property
     def state(self) -> Path:
@@ -159,9 +169,9 @@ def until(condition: Callable[[], object], what: str, seconds: float = 30.0) -> 
         time.sleep(0.01)
 
 
-def fill_shelf(names: tuple[str, ...] = (SLIM, GOLDEN)) -> None:
+def fill_shelf() -> None:
     """Make the images that the tests use, with banger itself, unless they are there; a checkout keeps them in `build`."""
-    missing = [name for name in names if not (SHELF / "images" / name / "manifest.json").exists()]
+    missing = [name for name in shelved() if not (SHELF / "images" / name / "manifest.json").exists()]
     if not missing:
         return
     world = World(SHELF / "world")

@@ -16,14 +16,19 @@ import (
 )
 
 // options come from the kernel's command line.
-type options struct{ lower, upper, port string }
+type options struct {
+	lower, upper string
+	port         string // of virtio-serial, unless a vsock port is asked for
+	vsock        string
+	reset        bool // the machine ends when it restarts; its power cannot be switched off
+}
 
 // Main never returns.
 func Main() {
 	problem := mountAll("/", bare)
 	attachConsole()
 	asked := readOptions()
-	keeper := newKeeper(asked.port)
+	keeper := newKeeper()
 	keeper.start()
 	go keeper.reap()
 
@@ -92,6 +97,10 @@ func readOptions() options {
 			asked.upper = value
 		case "banger.port":
 			asked.port = value
+		case "banger.vsock":
+			asked.vsock = value
+		case "banger.off":
+			asked.reset = value == "reset"
 		}
 	}
 	return asked

@@ -26,7 +26,6 @@ const (
 // keeper keeps one server alive while this program is process 1, and reaps the machine's orphans. It tells each server
 // in a line what became of the root, and hears in a line that the machine has been identified.
 type keeper struct {
-	port       string
 	identified chan struct{}
 
 	mu    sync.Mutex
@@ -39,8 +38,8 @@ type keeper struct {
 	named bool
 }
 
-func newKeeper(port string) *keeper {
-	return &keeper{port: port, identified: make(chan struct{}), pause: firstPause}
+func newKeeper() *keeper {
+	return &keeper{identified: make(chan struct{}), pause: firstPause}
 }
 
 // settle is the news about the root, for this server and those that may follow it.
@@ -94,7 +93,7 @@ func (k *keeper) fork() error {
 	if !k.born.IsZero() {
 		life = "again"
 	}
-	k.pid, err = syscall.ForkExec("/proc/self/exe", []string{serverName, k.port, state, life}, &syscall.ProcAttr{
+	k.pid, err = syscall.ForkExec("/proc/self/exe", []string{serverName, state, life}, &syscall.ProcAttr{
 		Dir: "/", Env: []string{"PATH=" + serve.DefaultPath}, Files: []uintptr{0, 1, 2, theirEar.Fd(), theirMouth.Fd()},
 	})
 	k.born = time.Now()

@@ -3,6 +3,7 @@ package boot
 import (
 	"bufio"
 	"os"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -19,28 +20,42 @@ const (
 )
 
 // IsServer says whether these arguments are those of the server that process 1 starts.
-func IsServer(arguments []string) bool { return len(arguments) == 4 && arguments[0] == serverName }
+func IsServer(arguments []string) bool { return len(arguments) == 3 && arguments[0] == serverName }
 
 // Server is the other half of process 1: it serves the daemon, at first from the initramfs, then from inside the root.
 func Server(version string, arguments []string) error {
 	syscall.CloseOnExec(ear)
 	syscall.CloseOnExec(mouth)
 	_ = os.WriteFile("/proc/self/oom_score_adj", []byte("-1000"), 0)
+	asked := readOptions()
 	inside := &inside{layer: -1, tell: os.NewFile(mouth, "process 1")}
 	machine := serve.NewMachine(version)
-	machine.Identified.Store(arguments[2] == "identified")
+	machine.Identified.Store(arguments[1] == "identified")
 	machine.Identify = inside.identify
-	machine.PowerOff = func() { power.Off(inside.layer) }
+	machine.PowerOff = func() { power.Off(inside.layer, asked.reset) }
 	machine.HasInit = func() bool { return findInit("") != "" }
 	go inside.listen(machine)
-	from, err := port.Virtio(arguments[1])
+	from, err := open(asked, arguments[2] == firstLife)
 	if err != nil {
 		return err
 	}
-	if arguments[3] != firstLife {
+	return serve.Forever(from, machine)
+}
+
+// open is the way to the daemon. The connections of a server that died end with it, but for those of a serial port.
+func open(asked options, first bool) (port.Port, error) {
+	if asked.vsock != "" {
+		number, err := strconv.ParseUint(asked.vsock, 10, 32)
+		if err != nil {
+			return nil, err
+		}
+		return port.Vsock(uint32(number))
+	}
+	from, err := port.Virtio(asked.port)
+	if err == nil && !first {
 		serve.Disown(from)
 	}
-	return serve.Forever(from, machine)
+	return from, err
 }
 
 // inside is what the server keeps of the root that it has entered. layer is written before the machine is ready.

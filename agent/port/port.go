@@ -1,8 +1,9 @@
-// Package port is the byte stream between agent and daemon: a virtio-serial port in a machine, a Unix socket in tests.
+// Package port is the byte stream between agent and daemon: a virtio-serial port or a vsock listener in a machine, a Unix
+// socket in tests.
 //
 // Idea: a Port yields one Conn after the other, for as long as there is somebody at the far end. What a Conn carries may
 // hold several conversations (the far end of a serial port changes without a word); telling them apart is the wire's job.
-// A vsock listener is one more Port beside these. The caller owns what it gets and closes it.
+// The caller owns what it gets and closes it.
 package port
 
 import "io"

@@ -16,19 +16,25 @@ import (
 
 const (
 	systemdPowerOff = syscall.Signal(34 + 4) // SIGRTMIN+4, see systemd(1)
+	systemdRestart  = syscall.Signal(34 + 5)
 	grace           = 2 * time.Second
 	freezeCall      = 0xc0045877 // FIFREEZE
 )
 
-// Off powers the machine off. layer is a descriptor inside the writable layer below the root, or negative.
-func Off(layer int) {
+// Off powers the machine off. layer is a descriptor inside the writable layer below the root, or negative. With reset the
+// machine restarts instead, which is what ends it where the VMM has no switch for its power (Firecracker).
+func Off(layer int, reset bool) {
+	init, busybox, end := systemdPowerOff, syscall.SIGUSR2, syscall.LINUX_REBOOT_CMD_POWER_OFF
+	if reset {
+		init, busybox, end = systemdRestart, syscall.SIGTERM, syscall.LINUX_REBOOT_CMD_RESTART
+	}
 	switch program(1) {
 	case "systemd":
-		if syscall.Kill(1, systemdPowerOff) == nil {
+		if syscall.Kill(1, init) == nil {
 			return
 		}
 	case "busybox":
-		if syscall.Kill(1, syscall.SIGUSR2) == nil {
+		if syscall.Kill(1, busybox) == nil {
 			return
 		}
 	}
@@ -39,7 +45,7 @@ func Off(layer int) {
 		var unused int
 		_, _, _ = syscall.Syscall(syscall.SYS_IOCTL, uintptr(layer), freezeCall, uintptr(unsafe.Pointer(&unused)))
 	}
-	_ = syscall.Reboot(syscall.LINUX_REBOOT_CMD_POWER_OFF)
+	_ = syscall.Reboot(end)
 }
 
 func program(pid int) string {

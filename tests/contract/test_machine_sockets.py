@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -329,3 +331,27 @@ async def test_after_a_restart_of_the_daemon_the_log_goes_on(screen: Screen) -> 
         assert await screen.until("two") == "one\ntwo\n"
     screen.consoles.remove(VM)
     assert not screen.paths.console_log(VM).exists()
+
+
+async def test_a_console_in_a_pipe_is_kept_and_never_makes_the_vmm_wait(short_path: Path) -> None:
+    paths = FakeHost(short_path).paths
+    pipe = paths.vm_run(VM) / "console.pipe"
+    pipe.parent.mkdir(parents=True)
+    os.mkfifo(pipe, 0o600)
+    vmm = os.open(pipe, os.O_RDWR | os.O_NONBLOCK)
+    os.write(vmm, b"before\n")
+    with suppress(BlockingIOError):
+        while True:  # until it is full
+            os.write(vmm, b"x" * 4095 + b"\n")
+    consoles = RealConsoles(paths, 1 << 20)
+    assert consoles.start(VM)
+    async with asyncio.timeout(5):
+        async for text in consoles.watch(VM):
+            if text.endswith("x\n"):
+                break
+        os.write(vmm, b"after\n")
+        os.close(vmm)
+        text = "".join([text async for text in consoles.watch(VM)])
+    assert text.startswith("before\n")
+    assert text.endswith("x\nafter\n")
+    consoles.stop(VM)

@@ -118,8 +118,8 @@ async def test_the_end_of_a_machine_wakes_whoever_waits_for_it(fake: FakeHost) -
 async def test_a_second_dial_replaces_the_first(fake: FakeHost) -> None:
     qemu, part = Qemu(fake.host), machine(fake)
     await qemu.ensure(part)
-    first = await qemu.dial(part)
-    second = await qemu.dial(part)
+    first = await qemu.dial(part, timeout=5)
+    second = await qemu.dial(part, timeout=5)
     async with asyncio.timeout(5):
         assert await first.read(1) == b""
     second.close()
@@ -127,7 +127,7 @@ async def test_a_second_dial_replaces_the_first(fake: FakeHost) -> None:
 
 async def test_nobody_answers_for_a_machine_that_is_not_there(fake: FakeHost) -> None:
     with pytest.raises(GuestFailed, match=r"agent\.sock"):
-        await Qemu(fake.host).dial(machine(fake))
+        await Qemu(fake.host).dial(machine(fake), timeout=5)
 
 
 @pytest.mark.parametrize(("vcpu", "memory"), [(0, 256), (-1, 256), (65, 256), (1, 0), (1, 127), (1, 1 << 21)])

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from banger.daemon import plan as planning
 from banger.daemon.resources import Resources
+from banger.host.facts import Kvm
 from banger.model.config import Settings
 from banger.model.errors import BadRequest, HostLacks
 from banger.model.ids import VmId
@@ -59,9 +61,42 @@ def test_a_plan_says_what_was_decided_in_one_line(tmp_path: Path) -> None:
 
 def test_auto_takes_the_first_vmm_that_is_usable_and_says_what_each_lacks(tmp_path: Path) -> None:
     fake = FakeHost(tmp_path)
-    assert planning.choose_vmm("auto", Resources(fake.host).vmms) == "qemu"
+    assert planning.choose_vmm("auto", "user", Resources(fake.host).vmms) == "qemu"
     del fake.proc.programs["qemu-system-x86_64"]
     with pytest.raises(HostLacks, match=r"qemu: .*qemu-system-x86"):
-        planning.choose_vmm("auto", Resources(fake.host).vmms)
+        planning.choose_vmm("auto", "user", Resources(fake.host).vmms)
     with pytest.raises(BadRequest, match="bochs"):
-        planning.choose_vmm("bochs", Resources(fake.host).vmms)
+        planning.choose_vmm("bochs", "user", Resources(fake.host).vmms)
+
+
+def with_firecracker(tmp_path: Path) -> FakeHost:
+    fake = FakeHost(tmp_path)
+    fake.facts.has_kvm = Kvm(True, "/dev/kvm is usable")
+    fake.proc.programs["firecracker"] = lambda process: None
+    return fake
+
+
+def test_auto_takes_firecracker_only_for_a_network_that_it_can_use(tmp_path: Path) -> None:
+    vmms = Resources(with_firecracker(tmp_path).host).vmms
+    assert planning.choose_vmm("auto", "none", vmms) == "firecracker"
+    assert planning.choose_vmm("auto", "user", vmms) == "qemu"
+
+
+def test_auto_says_of_each_vmm_why_it_does_not_do(tmp_path: Path) -> None:
+    fake = with_firecracker(tmp_path)
+    del fake.proc.programs["qemu-system-x86_64"]
+    with pytest.raises(HostLacks, match=r"firecracker: it cannot use the network user yet; qemu: .*not installed"):
+        planning.choose_vmm("auto", "user", Resources(fake.host).vmms)
+
+
+def test_a_vmm_that_is_asked_for_is_refused_when_it_cannot_run_or_use_the_network(tmp_path: Path) -> None:
+    fake = with_firecracker(tmp_path)
+    resources = Resources(fake.host)
+    backends = planning.Backends(vmm=resources.vmms["firecracker"], disk=resources.disks["overlay"], network=resources.networks["user"])
+    with pytest.raises(BadRequest, match="network 'user'"):
+        planning.check(resolved(), backends)
+    alone = msgspec.structs.replace(backends, network=resources.networks["none"])
+    planning.check(resolved(), alone)
+    fake.facts.has_kvm = Kvm(False, "/dev/kvm is missing")
+    with pytest.raises(HostLacks, match="/dev/kvm is missing"):
+        planning.check(resolved(), alone)

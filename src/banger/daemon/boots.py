@@ -14,7 +14,7 @@ from banger.model.catalog import KernelManifest
 from banger.model.errors import HostLacks
 
 #: What is loaded before the root can be mounted and the agent reached; those that are built into a kernel are passed over.
-MODULES = ("virtio_mmio", "virtio_blk", "virtio_net", "virtio_console", "virtio_rng", "overlay")
+MODULES = ("virtio_mmio", "virtio_blk", "virtio_net", "virtio_console", "virtio_rng", "vmw_vsock_virtio_transport", "overlay")
 
 
 class Boots:

@@ -143,10 +143,15 @@ class Machine:
 
     async def _greet(self, timeout: float) -> Conversation:
         name = self.plan.name
-        stream = await self.resources.vmm(self.plan).dial(self.plan.machine)
+        loop = asyncio.get_running_loop()
+        until = loop.time() + timeout
+        try:
+            stream = await self.resources.vmm(self.plan).dial(self.plan.machine, timeout=timeout)
+        except TimedOut as error:
+            raise TimedOut(f"the agent in {name} did not answer: {error}", hint=self._look()) from error
         epoch = int.from_bytes(self.host.clock.random(4), "big") or 1
         try:
-            conversation = await converse(stream, epoch=epoch, tasks=self.tasks, name=name, timeout=timeout)
+            conversation = await converse(stream, epoch=epoch, tasks=self.tasks, name=name, timeout=max(1.0, round(until - loop.time(), 1)))
         except TimedOut as error:
             error.hint = self._look()
             raise

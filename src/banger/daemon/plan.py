@@ -75,17 +75,22 @@ def known(kind: str, name: str, names: Sequence[str]) -> str:
     raise BadRequest(f"there is no {kind} {name!r}", hint=f"{meant}choose one of: {', '.join(names)}")
 
 
-def choose_vmm(asked: str, vmms: Mapping[str, Vmm]) -> str:
-    """The named one; for `auto` the first that is usable here. HostLacks joins what each of them misses."""
+def choose_vmm(asked: str, network: str, vmms: Mapping[str, Vmm]) -> str:
+    """The named one; for `auto` the first that is usable here and can use the network. HostLacks joins what each of them misses."""
     if asked != "auto":
         return known("VMM", asked, [*vmms, "auto"])
     lacks = {}
     for name in VMM_ORDER:
         if name in vmms:
-            lacks[name] = vmms[name].usable()
+            lacks[name] = vmms[name].usable() or unfit(vmms[name], network)
             if not lacks[name]:
                 return name
     raise HostLacks("; ".join(f"{name}: {lack}" for name, lack in lacks.items()), hint="run: banger doctor")
+
+
+def unfit(vmm: Vmm, network: str) -> str:
+    """Empty when the VMM can use that kind of network, else that it cannot."""
+    return "" if network in vmm.networks() else f"it cannot use the network {network} yet"
 
 
 class Backends(msgspec.Struct, frozen=True, kw_only=True):
@@ -124,6 +129,9 @@ def check(asked: Resolved, backends: Backends) -> None:
     """Refuse an impossible request, or one that this host lacks something for, before anything is fetched for it."""
     parts(asked, VmId("0" * 12), NO_BOOT, backends)
     require([*backends.vmm.check(), *backends.disk.check(), *backends.network.check()])
+    missing = backends.vmm.usable()
+    if missing:
+        raise HostLacks(missing, hint="run: banger doctor")
 
 
 def require(findings: Sequence[Finding]) -> None:

@@ -103,7 +103,7 @@ class Vms:
         asked = planning.resolve(spec, self.host.settings, size, name=spare)
         planning.known("network", asked.network, list(self.resources.networks))
         backends = planning.Backends(
-            vmm=self.resources.vmms[planning.choose_vmm(asked.vmm, self.resources.vmms)],
+            vmm=self.resources.vmms[planning.choose_vmm(asked.vmm, asked.network, self.resources.vmms)],
             disk=self.resources.disks["overlay"],
             network=self.resources.networks[asked.network],
         )

@@ -1,8 +1,9 @@
 """Guests' consoles: whatever a guest prints, kept in a bounded log, and made harmless before anybody sees it.
 
-The VMM serves each console on a socket in the machine's run folder. `start` connects and lets the event loop move the bytes to the log: no task, no
-polling. The log is two files of at most half of `console_bytes` each: when the newer is full it becomes the older. Only the daemon writes them, so
-following a log is a matter of this process: `watch` is woken by the pump. Owns its sockets and the two files; `remove` takes the files away.
+The VMM serves each console on a socket in the machine's run folder (QEMU), or prints it to a pipe there (Firecracker). `start` opens it and lets the
+event loop move the bytes to the log: no task, no polling. The log is two files of at most half of `console_bytes` each: when the newer is full it
+becomes the older. Only the daemon writes them, so following a log is a matter of this process: `watch` is woken by the pump. Owns its descriptors and
+the two files; `remove` takes the files away.
 """
 
 from __future__ import annotations
@@ -63,18 +64,18 @@ class Consoles(Protocol):
 class Pump:
     """One console on its way to the log. `ended` is set when it has closed; `grown` is set and replaced at each arrival."""
 
-    def __init__(self, connection: socket.socket, path: Path, half: int) -> None:
-        self.connection, self.path, self.half = connection, path, half
+    def __init__(self, source: int, path: Path, half: int) -> None:
+        self.source, self.path, self.half = source, path, half
         self.grown, self.ended = asyncio.Event(), False
         self.written = 0
         self.descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         self.size = os.fstat(self.descriptor).st_size
-        asyncio.get_running_loop().add_reader(connection, self.move)
+        asyncio.get_running_loop().add_reader(source, self.move)
 
     def move(self) -> None:
         """Take what is there; an error of the log (a full disk) costs that piece of the console, never the machine."""
         try:
-            data = self.connection.recv(CHUNK)
+            data = os.read(self.source, CHUNK)
         except BlockingIOError:
             return
         except ConnectionError:
@@ -114,8 +115,8 @@ class Pump:
         if self.ended:
             return
         self.ended = True
-        asyncio.get_running_loop().remove_reader(self.connection)
-        self.connection.close()
+        asyncio.get_running_loop().remove_reader(self.source)
+        os.close(self.source)
         os.close(self.descriptor)
         self._wake()
 
@@ -126,7 +127,7 @@ def older(path: Path) -> Path:
 
 
 class RealConsoles:
-    """Consoles on Unix sockets."""
+    """Consoles on Unix sockets and in named pipes."""
 
     def __init__(self, paths: Paths, keep: int) -> None:
         self.paths, self.half = paths, keep // 2
@@ -140,11 +141,13 @@ class RealConsoles:
         """See Consoles."""
         if vm in self.pumps and not self.pumps[vm].ended:
             return True
-        connection = _connect(self.paths.vm_run(vm) / "console.sock")
-        if connection is None:
+        folder = self.paths.vm_run(vm)
+        connection = _connect(folder / "console.sock")
+        source = connection.detach() if connection else _open(folder / "console.pipe")
+        if source is None:
             return False
         self.prepare(vm)
-        self.pumps[vm] = Pump(connection, self.paths.console_log(vm), self.half)
+        self.pumps[vm] = Pump(source, self.paths.console_log(vm), self.half)
         return True
 
     def stop(self, vm: VmId) -> None:
@@ -224,3 +227,12 @@ def _connect(path: Path) -> socket.socket | None:
         log.debug("console %s: %s", path, error)
         return None
     return made
+
+
+def _open(path: Path) -> int | None:
+    """The reading end of a named pipe, or None."""
+    try:
+        return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError as error:
+        log.debug("console %s: %s", path, error)
+        return None

@@ -24,6 +24,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     network: Annotated[str, msgspec.Meta(description="network of a machine that names none")] = "user"
     vmm: Annotated[str, msgspec.Meta(description="virtual machine monitor: auto or the name of one")] = "auto"
     kvm: Annotated[str, msgspec.Meta(description="use KVM: auto, yes or no", pattern="^(auto|yes|no)$")] = "auto"
+    firecracker: Annotated[str, msgspec.Meta(description="path of the firecracker command; empty: the one on PATH")] = ""
     catalog: Annotated[str, msgspec.Meta(description="folder with an images.json or kernels.json of your own")] = ""
     images_dir: Annotated[str, msgspec.Meta(description="where images are kept; empty: below the state folder")] = ""
     kernels_dir: Annotated[str, msgspec.Meta(description="where kernels are kept; empty: below the state folder")] = ""

@@ -16,8 +16,11 @@ class Vmm(Protocol):
     def usable(self) -> str:
         """Empty when it can run here, else what is missing, in one line."""
 
+    def networks(self) -> frozenset[str]:
+        """The kinds of network that it can connect a machine to, by their backends' names."""
+
     def plan(self, vm: VmId, *, vcpu: int, memory_mib: int, kernel: str, initramfs: str, disk: DiskPart, nic: NicPart) -> MachinePart:
-        """Decide, with accelerator and reason; BadRequest on impossible counts or sizes."""
+        """Decide, with accelerator and reason; BadRequest on impossible counts or sizes, or a network it cannot use."""
 
     async def ensure(self, part: MachinePart) -> None:
         """Start it unless it runs; VmmFailed with the end of its output when it ends at once, HostLacks when it is not installed."""
@@ -34,8 +37,11 @@ class Vmm(Protocol):
     def signal(self, part: MachinePart, number: int) -> bool:
         """Send a signal to its process; False when there is none."""
 
-    async def dial(self, part: MachinePart) -> Stream:
-        """A byte stream to the guest's agent; a new one replaces the former. GuestFailed when the VMM does not take the connection."""
+    async def dial(self, part: MachinePart, *, timeout: float) -> Stream:
+        """A byte stream to the guest's agent; a new one replaces the former. GuestFailed when the VMM does not take the connection.
+
+        Where a VMM connects only to a guest that listens, this waits for it; TimedOut after `timeout` seconds.
+        """
 
     def check(self) -> list[Finding]:
         """Whether it can run here, how fast, and what is missing."""

@@ -34,6 +34,7 @@ SOCKETS = ("qmp.sock", "agent.sock", "console.sock")
 OUTPUT = "vmm.out"
 READY_TIMEOUT = 5.0
 LOG_TAIL = 4096
+NETWORKS = frozenset({"none", "user"})
 MOST_VCPUS = 64
 LEAST_MEMORY, MOST_MEMORY = 128, 1 << 20
 ABSENT = PartStatus(present=False)
@@ -143,6 +144,10 @@ class Qemu:
         kvm = self.host.facts.kvm()
         return ("kvm" if kvm.usable else "tcg"), kvm.reason
 
+    def networks(self) -> frozenset[str]:
+        """See Vmm."""
+        return NETWORKS
+
     def plan(self, vm: VmId, *, vcpu: int, memory_mib: int, kernel: str, initramfs: str, disk: DiskPart, nic: NicPart) -> MachinePart:
         """See Vmm."""
         if not 1 <= vcpu <= MOST_VCPUS:
@@ -239,7 +244,7 @@ class Qemu:
         process = self._process(part.vm).find()
         return process is not None and self.host.proc.signal(process, signals.Signals(number))
 
-    async def dial(self, part: MachinePart) -> Stream:
+    async def dial(self, part: MachinePart, *, timeout: float) -> Stream:
         """See Vmm."""
         former = self.streams.pop(part.vm, None)
         if former is not None:

@@ -1,0 +1,287 @@
+"""Firecracker: the least VMM there is, for hosts with KVM. Networks other than `none` are not there yet.
+
+The process runs inside the machine's run folder and names its sockets relative to it, so that a saved machine can be started elsewhere. All of the
+configuration is one file that is there before it starts: whoever dies in between leaves a whole machine or none. The guest's console is Firecracker's
+stdout, a pipe that never makes it wait; while no daemon reads, the first 64 KiB are kept and the rest is lost. It has no switch for the guest's power:
+a guest that restarts ends it (`reboot=k`), so the agent restarts where it is told to power off.
+Owns the process, `vmm.json`, `machine.json`, `console.pipe` and the two sockets; `remove` takes all of them away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import signal as signals
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from banger.host import fcapi, vsock
+from banger.host.detached import Detached
+from banger.host.proc import Life, ProcessId
+from banger.model.errors import BadRequest, BangerError, GuestFailed, HostLacks, TimedOut, VmmFailed
+from banger.model.finding import Finding, Level
+from banger.model.parts import DiskPart, MachinePart, NicPart, PartStatus
+from banger.model.paths import Paths
+
+if TYPE_CHECKING:
+    from banger.backends.vmm import Vmm
+    from banger.host import Host
+    from banger.host.stream import Stream
+    from banger.model.ids import VmId
+
+log = logging.getLogger(__name__)
+BINARY = "firecracker"
+API, VSOCK, CONFIGURATION, OUTPUT = "api.sock", "vsock.sock", "machine.json", "console.pipe"
+#: Where the agent listens, and the guest's address: the least that is not reserved (vsock(7)).
+PORT, CONTEXT = 1024, 3
+NETWORKS = frozenset({"none"})
+READY_TIMEOUT, PROBE_TIMEOUT = 5.0, 5.0
+FIRST_PAUSE, LONGEST_PAUSE = 0.002, 0.05
+TAIL_LINES = 20
+MOST_VCPUS = 32
+LEAST_MEMORY, MOST_MEMORY = 128, 1 << 20
+ABSENT = PartStatus(present=False)
+
+Version = tuple[int, int, int]
+FLOOR: Version = (1, 10, 0)
+#: What newer versions can do, by the first that can (Firecracker's CHANGELOG.md).
+GATES: dict[str, Version] = {
+    "network-rebind": (1, 12, 0),
+    "pci": (1, 13, 0),
+    "serial-file": (1, 14, 0),
+    "vsock-rebind": (1, 16, 0),
+    "serial-rate-limit": (1, 16, 0),
+}
+#: The least that boots: no PCI bus to look through, no keyboard controller to wait for; Firecracker's own start-up test uses the same.
+ARGUMENTS = (
+    *("console=ttyS0", "reboot=k", "panic=-1", "pci=off", "quiet"),
+    *("i8042.noaux", "i8042.nomux", "i8042.nopnp", "i8042.dumbkbd", "swiotlb=noforce", "cryptomgr.notests"),
+    *("banger.lower=vda", "banger.upper=vdb", f"banger.vsock={PORT}", "banger.off=reset"),
+)
+
+
+def instance(vm: VmId) -> str:
+    """What `--id` says: by this word a process is found whose pid was not written down."""
+    return f"banger-{vm}"
+
+
+def parse_version(said: str) -> Version:
+    """From what `--version` prints first: `Firecracker v1.12.1`. VmmFailed when it is something else."""
+    found = re.match(r"Firecracker v(\d+)\.(\d+)\.(\d+)", said)
+    if found is None:
+        raise VmmFailed(f"the command {BINARY} does not say which version it is: {said[:100]!r}")
+    return int(found[1]), int(found[2]), int(found[3])
+
+
+def show_version(version: Version) -> str:
+    """As people write it."""
+    return ".".join(map(str, version))
+
+
+def configuration(part: MachinePart, paths: Paths) -> fcapi.Configuration:
+    """The whole machine: the shared base, read-only (vda), and its own file (vdb)."""
+    return fcapi.Configuration(
+        boot_source=fcapi.BootSource(kernel_image_path=part.kernel, initrd_path=part.initramfs, boot_args=" ".join(ARGUMENTS)),
+        machine_config=fcapi.MachineConfig(vcpu_count=part.vcpu, mem_size_mib=part.memory_mib),
+        drives=(
+            fcapi.Drive(drive_id="root", path_on_host=part.disk.base, is_read_only=True),
+            fcapi.Drive(drive_id="upper", path_on_host=str(paths.overlay(part.vm)), is_read_only=False),
+        ),
+        vsock=fcapi.Vsock(guest_cid=CONTEXT, uds_path=VSOCK),
+    )
+
+
+def argv(part: MachinePart, binary: str) -> list[str]:
+    """The whole command; its own log shares stdout with the console, so only warnings are asked for."""
+    return [
+        binary,
+        *("--id", instance(part.vm)),
+        *("--api-sock", API),
+        *("--config-file", CONFIGURATION),
+        *("--level", "Warning"),
+    ]
+
+
+class Firecracker:
+    """The backend."""
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        #: The agent's stream of each machine; the agent hangs up on the former one by itself, but it is ours to close.
+        self.streams: dict[VmId, Stream] = {}
+        self.processes: dict[VmId, Detached] = {}
+        #: The versions of the binaries that were asked.
+        self.versions: dict[Path, Version] = {}
+
+    def _binary(self) -> str:
+        return self.host.settings.firecracker or BINARY
+
+    def usable(self) -> str:
+        """See Vmm."""
+        if self.host.facts.architecture() != "x86_64":
+            return f"Firecracker machines need an x86_64 host for now; this is {self.host.facts.architecture()}"
+        if self.host.proc.which(self._binary()) is None:
+            return f"{self._binary()} is not installed"
+        if self.host.settings.kvm == "no":
+            return "the setting kvm is no"
+        kvm = self.host.facts.kvm()
+        return "" if kvm.usable or self.host.settings.kvm == "yes" else kvm.reason
+
+    def networks(self) -> frozenset[str]:
+        """See Vmm."""
+        return NETWORKS
+
+    def plan(self, vm: VmId, *, vcpu: int, memory_mib: int, kernel: str, initramfs: str, disk: DiskPart, nic: NicPart) -> MachinePart:
+        """See Vmm."""
+        if not 1 <= vcpu <= MOST_VCPUS:
+            raise BadRequest(f"{vcpu} virtual CPUs are not possible with Firecracker", hint=f"choose 1 to {MOST_VCPUS}, or --vmm qemu")
+        if not LEAST_MEMORY <= memory_mib <= MOST_MEMORY:
+            raise BadRequest(f"{memory_mib} MiB of memory are not possible", hint=f"choose {LEAST_MEMORY}M to {MOST_MEMORY >> 10}G")
+        if nic.backend not in NETWORKS:
+            raise BadRequest(f"Firecracker cannot use the network {nic.backend!r} yet", hint="choose --network none, or --vmm qemu")
+        return MachinePart(
+            backend="firecracker",
+            vm=vm,
+            vcpu=vcpu,
+            memory_mib=memory_mib,
+            accelerator="kvm",
+            reason=f"Firecracker: {self.host.facts.kvm().reason}",
+            kernel=kernel,
+            initramfs=initramfs,
+            disk=disk,
+            nic=nic,
+        )
+
+    def _process(self, vm: VmId) -> Detached:
+        found = self.processes.get(vm)
+        if found is None:
+            record = self.host.paths.vm_run(vm) / "vmm.json"
+            found = self.processes[vm] = Detached(self.host.proc, self.host.files, record, (instance(vm), CONFIGURATION))
+        return found
+
+    async def version(self) -> Version:
+        """The binary's version, asked once; HostLacks when it is too old."""
+        binary = self.host.proc.which(self._binary())
+        if binary is None:
+            raise HostLacks(f"{self._binary()} is not installed")
+        if binary not in self.versions:
+            said = await self.host.proc.run([str(binary), "--version"], timeout=PROBE_TIMEOUT)
+            self.versions[binary] = parse_version(said.decode("utf-8", "replace"))
+        found = self.versions[binary]
+        if found < FLOOR:
+            raise HostLacks(f"Firecracker {show_version(found)} is too old", hint=f"install {show_version(FLOOR)} or newer, or use --vmm qemu")
+        return found
+
+    async def ensure(self, part: MachinePart) -> None:
+        """See Vmm."""
+        process = self._process(part.vm)
+        if process.find() is not None:
+            return
+        missing = self.usable()
+        if missing:
+            raise HostLacks(missing, hint="run: banger doctor")
+        await self.version()
+        folder = self.host.files.private_folder(self.host.paths.vm_run(part.vm))
+        self._clear(folder)
+        text = msgspec.json.encode(configuration(part, self.host.paths))
+        self.host.files.write_atomic(folder / CONFIGURATION, text, durable=False)
+
+        async def spawn() -> ProcessId:
+            return await self.host.proc.spawn(argv(part, self._binary()), cwd=folder, output=folder / OUTPUT)
+
+        started = await process.start(spawn)
+        self.host.consoles.start(part.vm)
+        try:
+            await self._running(started, folder / API)
+        except (GuestFailed, VmmFailed, TimedOut) as error:
+            raise await self._failure(part.vm, started, error) from error
+
+    async def _running(self, process: ProcessId, socket: Path) -> None:
+        """Wait until its API answers, which it does once the guest's processors run."""
+        pause = FIRST_PAUSE
+        try:
+            async with asyncio.timeout(READY_TIMEOUT):
+                while True:
+                    try:
+                        info = await fcapi.get(self.host.dialer, socket, "/", fcapi.InstanceInfo, timeout=READY_TIMEOUT)
+                        break
+                    except GuestFailed:
+                        if self.host.proc.look(process) is Life.GONE:
+                            raise
+                    await asyncio.sleep(pause)
+                    pause = min(2 * pause, LONGEST_PAUSE)
+        except TimeoutError:
+            raise TimedOut(f"Firecracker's API did not answer within {READY_TIMEOUT:g} s") from None
+        if info.state != "Running":
+            raise VmmFailed(f"Firecracker says that the machine is {info.state.lower()}")
+
+    async def _failure(self, vm: VmId, started: ProcessId, error: BangerError) -> VmmFailed:
+        """Why it does not answer: its own last words if it ended."""
+        try:
+            async with asyncio.timeout(1.0):
+                await self.host.proc.gone(started)
+        except TimeoutError:
+            return VmmFailed(f"Firecracker does not answer: {error}")
+        self.host.consoles.stop(vm)
+        said = self.host.consoles.tail(vm, TAIL_LINES)
+        return VmmFailed(f"Firecracker ended at once: {said[-1] if said else 'it said nothing'}", tail=said)
+
+    def _clear(self, folder: Path) -> None:
+        """Take away what a process leaves, the pipe with our own hold on it."""
+        for name in (API, VSOCK, CONFIGURATION, OUTPUT):
+            self.host.files.remove_tree(folder / name)
+        self.host.proc.said(folder / OUTPUT)
+
+    async def remove(self, part: MachinePart) -> None:
+        """See Vmm."""
+        stream = self.streams.pop(part.vm, None)
+        if stream is not None:
+            stream.close()
+        await self._process(part.vm).end()
+        self.processes.pop(part.vm, None)
+        self.host.consoles.stop(part.vm)  # before its pipe goes
+        folder = self.host.paths.vm_run(part.vm)
+        self._clear(folder)
+        self.host.files.remove_if_empty(folder)
+
+    def inspect(self, part: MachinePart) -> PartStatus:
+        """See Vmm."""
+        process = self._process(part.vm).find()
+        if process is None:
+            return ABSENT
+        return PartStatus(present=True, running=True, frozen=self.host.proc.look(process) is Life.FROZEN, pid=process.pid)
+
+    async def gone(self, part: MachinePart) -> None:
+        """See Vmm."""
+        process = self._process(part.vm).find()
+        if process is not None:
+            await self.host.proc.gone(process)
+
+    def signal(self, part: MachinePart, number: int) -> bool:
+        """See Vmm."""
+        process = self._process(part.vm).find()
+        return process is not None and self.host.proc.signal(process, signals.Signals(number))
+
+    async def dial(self, part: MachinePart, *, timeout: float) -> Stream:
+        """See Vmm."""
+        former = self.streams.pop(part.vm, None)
+        if former is not None:
+            former.close()
+        stream = await vsock.dial(self.host.dialer, self.host.paths.vm_run(part.vm) / VSOCK, PORT, timeout=timeout)
+        self.streams[part.vm] = stream
+        return stream
+
+    def check(self) -> list[Finding]:
+        """See Vmm."""
+        missing = self.usable()
+        if missing:
+            return [Finding(level=Level.WARN, subject="firecracker", message=missing, fix="machines run in QEMU instead; nothing needs to be done")]
+        return [Finding(level=Level.PASS, subject="firecracker", message=f"{self.host.proc.which(self._binary())}")]
+
+
+def backend(host: Host) -> Vmm:
+    """Firecracker on this host."""
+    return Firecracker(host)

@@ -1,0 +1,121 @@
+"""Firecracker's command and configuration, item by item, and what its version may be."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from banger.backends.vmm.firecracker import FLOOR, GATES, Firecracker, argv, configuration, parse_version
+from banger.host.facts import Kvm
+from banger.model.config import Settings
+from banger.model.errors import BadRequest, HostLacks, VmmFailed
+from banger.model.ids import VmId
+from banger.model.parts import DiskPart, MachinePart, NicPart
+from banger.model.paths import Paths
+from banger.testing import FakeHost
+
+VM = VmId("0123456789ab")
+PATHS = Paths(state=Path("/s"), run=Path("/r"), cache=Path("/c"), config=Path("/k"), images=Path("/s/images"), kernels=Path("/s/kernels"))
+DISK = DiskPart(backend="overlay", vm=VM, base="/images/rootfs.ext4", size=8 << 30)
+NIC = NicPart(backend="none", vm=VM, mac="52:42:01:23:45:67")
+PART = MachinePart(
+    backend="firecracker",
+    vm=VM,
+    vcpu=2,
+    memory_mib=512,
+    accelerator="kvm",
+    reason="",
+    kernel="/kernels/vmlinux",
+    initramfs="/cache/a.cpio",
+    disk=DISK,
+    nic=NIC,
+)
+
+
+def able(tmp_path: Path, settings: Settings | None = None) -> FakeHost:
+    fake = FakeHost(tmp_path, settings)
+    fake.facts.has_kvm = Kvm(True, "/dev/kvm is usable")
+    fake.proc.programs["firecracker"] = lambda process: None
+    return fake
+
+
+def test_the_command_names_everything_relative_to_its_folder() -> None:
+    words = ["firecracker", "--id", "banger-0123456789ab", "--api-sock", "api.sock", "--config-file", "machine.json", "--level", "Warning"]
+    assert argv(PART, "firecracker") == words
+
+
+def test_the_configuration_is_firecrackers_own_words() -> None:
+    found = json.loads(msgspec.json.encode(configuration(PART, PATHS)))
+    arguments = found["boot-source"].pop("boot_args").split()
+    assert found == {
+        "boot-source": {"kernel_image_path": "/kernels/vmlinux", "initrd_path": "/cache/a.cpio"},
+        "machine-config": {"vcpu_count": 2, "mem_size_mib": 512},
+        "drives": [
+            {"drive_id": "root", "path_on_host": "/images/rootfs.ext4", "is_read_only": True, "is_root_device": False, "cache_type": "Writeback"},
+            {
+                "drive_id": "upper",
+                "path_on_host": "/s/vms/0123456789ab/overlay.ext4",
+                "is_read_only": False,
+                "is_root_device": False,
+                "cache_type": "Writeback",
+            },
+        ],
+        "vsock": {"guest_cid": 3, "uds_path": "vsock.sock"},
+        "entropy": {},
+    }
+    assert {"console=ttyS0", "reboot=k", "banger.lower=vda", "banger.upper=vdb", "banger.vsock=1024", "banger.off=reset"} <= set(arguments)
+
+
+@pytest.mark.parametrize(("said", "version"), [("Firecracker v1.12.1\n\nmore", (1, 12, 1)), ("Firecracker v1.10.0-dev", (1, 10, 0))])
+def test_the_version_is_read_from_what_it_says(said: str, version: tuple[int, int, int]) -> None:
+    assert parse_version(said) == version
+
+
+@pytest.mark.parametrize("said", ["", "firecracker", "Firecracker vNext", "QEMU emulator version 7.2.9"])
+def test_what_is_no_firecracker_is_not_taken_for_one(said: str) -> None:
+    with pytest.raises(VmmFailed, match="does not say which version"):
+        parse_version(said)
+
+
+@pytest.mark.parametrize(("said", "good"), [(b"Firecracker v1.9.9\n", False), (b"Firecracker v1.10.0\n", True), (b"Firecracker v2.0.0\n", True)])
+async def test_the_version_is_asked_once_and_an_old_one_is_refused(tmp_path: Path, said: bytes, good: bool) -> None:
+    fake = able(tmp_path)
+    asked = []
+
+    async def answer(argv: object, cwd: Path | None) -> bytes:
+        asked.append(argv)
+        return said
+
+    fake.proc.commands["firecracker"] = answer
+    backend = Firecracker(fake.host)
+    for _ in range(2):
+        if good:
+            assert await backend.version() >= FLOOR
+        else:
+            with pytest.raises(HostLacks, match=r"1\.9\.9 is too old"):
+                await backend.version()
+    assert len(asked) == 1
+
+
+def test_every_gate_is_above_the_floor() -> None:
+    assert all(version > FLOOR for version in GATES.values())
+
+
+def test_what_is_missing_is_said(tmp_path: Path) -> None:
+    assert Firecracker(able(tmp_path).host).usable() == ""
+    assert Firecracker(FakeHost(tmp_path).host).usable() == "firecracker is not installed"
+    fake = able(tmp_path)
+    fake.facts.has_kvm = Kvm(False, "/dev/kvm is missing")
+    assert Firecracker(fake.host).usable() == "/dev/kvm is missing"
+    assert Firecracker(able(tmp_path, Settings(kvm="no")).host).usable() == "the setting kvm is no"
+    assert Firecracker(able(tmp_path, Settings(firecracker="/opt/fc")).host).usable() == "/opt/fc is not installed"
+
+
+@pytest.mark.parametrize(("vcpu", "memory", "network"), [(0, 512, "none"), (33, 512, "none"), (1, 64, "none"), (1, 512, "user"), (1, 512, "bridge")])
+def test_what_cannot_be_is_refused(tmp_path: Path, vcpu: int, memory: int, network: str) -> None:
+    nic = msgspec.structs.replace(NIC, backend=network)
+    with pytest.raises(BadRequest):
+        Firecracker(able(tmp_path).host).plan(VM, vcpu=vcpu, memory_mib=memory, kernel="/k", initramfs="/i", disk=DISK, nic=nic)
