@@ -157,14 +157,14 @@ func (m *Machine) info() any {
 func initName() string {
 	first, err := os.Stat("/proc/1/exe")
 	own, ownErr := os.Stat("/proc/self/exe")
-	if err == nil && ownErr == nil && os.SameFile(first, own) {
+	if err != nil || ownErr != nil {
+		return ""
+	}
+	if os.SameFile(first, own) {
 		return "agent"
 	}
-	if path, err := os.Readlink("/proc/1/exe"); err == nil {
-		return filepath.Base(path)
-	}
-	comm, _ := os.ReadFile("/proc/1/comm")
-	return strings.TrimSpace(string(comm))
+	path, _ := os.Readlink("/proc/1/exe") // the hand-over is one way: what was not the agent a moment ago is the image's own
+	return filepath.Base(path)
 }
 
 // booted asks systemd whether its job queue has run empty; other inits cannot be asked.
