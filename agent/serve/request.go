@@ -163,7 +163,10 @@ func initName() string {
 	if os.SameFile(first, own) {
 		return "agent"
 	}
-	path, _ := os.Readlink("/proc/1/exe") // the hand-over is one way: what was not the agent a moment ago is the image's own
+	path, err := os.Readlink("/proc/1/exe") // the hand-over is one way: what was not the agent a moment ago is the image's own
+	if err != nil {
+		return ""
+	}
 	return filepath.Base(path)
 }
 
