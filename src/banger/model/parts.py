@@ -20,7 +20,11 @@ class DiskPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class NicPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="part", tag="nic"):
-    """The network: addresses are decided here and told to the guest by the agent, so no DHCP is involved. `address` is CIDR."""
+    """The network: addresses are decided here and told to the guest by the agent, so no DHCP is involved. `address` is CIDR.
+
+    `tap` is the host's interface that the VMM opens by its name, if there is one; `reachable`: the host reaches `address` directly, so a name may
+    resolve to it; `nat`: what the guest sends leaves the host under the host's address.
+    """
 
     backend: str
     vm: VmId
@@ -30,6 +34,9 @@ class NicPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     dns: tuple[str, ...] = ()
     mtu: int = 1500
     host_access: bool = False
+    tap: str = ""
+    reachable: bool = False
+    nat: bool = False
 
 
 class MachinePart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="part", tag="machine"):
