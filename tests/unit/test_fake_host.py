@@ -82,6 +82,19 @@ async def test_a_process_whose_pid_was_never_written_down_is_found_by_another_da
     assert b'"pid":0' not in record.read_bytes()
 
 
+async def test_a_lost_machine_is_found_on_a_full_disk_too(fake: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    qemu, part = Qemu(fake.host), machine(fake)
+    await qemu.ensure(part)
+    first = qemu.inspect(part)
+    (fake.paths.vm_run(VM) / "vmm.json").write_text('{"version":1,"pid":0,"start":0}')
+
+    def full(path: Path, data: bytes, **_: object) -> None:
+        raise NoSpace(f"no space left for {path}")
+
+    monkeypatch.setattr(fake.host.files, "write_atomic", full)
+    assert Qemu(fake.host).inspect(part) == first
+
+
 async def test_an_intention_without_a_process_is_no_machine(fake: FakeHost) -> None:
     qemu, part = Qemu(fake.host), machine(fake)
     fake.paths.vm_run(VM).mkdir(parents=True)

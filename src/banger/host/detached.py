@@ -18,7 +18,7 @@ import msgspec
 from banger.host.files import Files
 from banger.host.proc import Life, Proc, ProcessId
 from banger.model.codec import decode, encode
-from banger.model.errors import Corrupt, TimedOut
+from banger.model.errors import Corrupt, NoSpace, TimedOut
 
 log = logging.getLogger(__name__)
 END_TIMEOUT = 10.0
@@ -39,7 +39,10 @@ class Detached:
         self.proc, self.files, self.record, self.mark = proc, files, record, mark
 
     def find(self) -> ProcessId | None:
-        """The process if it lives (running or frozen), else None. One that had to be looked for is written down, so that it is looked for once."""
+        """The process if it lives (running or frozen), else None. One that had to be looked for is written down, so that it is looked for once.
+
+        On a full disk it is not written down and will be looked for again: whoever lists machines can do without.
+        """
         data = self.files.read(self.record)
         if data is None:
             return None
@@ -49,7 +52,10 @@ class Detached:
             return process if self.proc.look(process) is not Life.GONE else None
         lost = self.proc.find(self.mark)
         if lost is not None:
-            self._write(lost)
+            try:
+                self._write(lost)
+            except (NoSpace, OSError) as error:
+                log.warning("process %d is known but not written down: %s", lost.pid, error)
         return lost
 
     def _decoded(self, data: bytes) -> Record:

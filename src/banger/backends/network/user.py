@@ -11,9 +11,9 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
+from banger.backends.lives import Lives
 from banger.host import sieve
-from banger.host.detached import Detached
-from banger.host.proc import Life, ProcessId
+from banger.host.proc import ProcessId
 from banger.model.errors import HostLacks, ToolFailed
 from banger.model.finding import Finding, Level
 from banger.model.ids import mac_of
@@ -84,6 +84,7 @@ class User:
 
     def __init__(self, host: Host) -> None:
         self.host = host
+        self.lives = Lives(host, "passt.json", lambda vm: (socket_name(vm),))
 
     def plan(self, vm: VmId, *, host_access: bool) -> NicPart:
         """See Network."""
@@ -98,20 +99,15 @@ class User:
             host_access=host_access,
         )
 
-    def _process(self, vm: VmId) -> Detached:
-        record = self.host.paths.vm_run(vm) / "passt.json"
-        return Detached(self.host.proc, self.host.files, record, (socket_name(vm),))
-
     async def ensure(self, part: NicPart) -> None:
         """See Network."""
-        process = self._process(part.vm)
-        if process.find() is not None:
+        if self.lives.find(part.vm) is not None:
             return
         if self.host.proc.which("passt") is None:
             raise HostLacks("passt is not installed", hint=f"as root: apt-get install {PACKAGE}; or choose --network none")
         folder = self.host.files.private_folder(self.host.paths.vm_run(part.vm))
         self.host.files.remove_tree(folder / SOCKET)
-        await process.start(lambda: self._spawn(part))
+        await self.lives.start(part.vm, lambda: self._spawn(part))
 
     async def _spawn(self, part: NicPart) -> ProcessId:
         try:
@@ -134,17 +130,14 @@ class User:
 
     async def remove(self, part: NicPart) -> None:
         """See Network."""
-        await self._process(part.vm).end()
+        await self.lives.end(part.vm)
         folder = self.host.paths.vm_run(part.vm)
         self.host.files.remove_tree(folder / SOCKET)
         self.host.files.remove_if_empty(folder)
 
     def inspect(self, part: NicPart) -> PartStatus:
         """See Network."""
-        process = self._process(part.vm).find()
-        if process is None:
-            return PartStatus(present=False)
-        return PartStatus(present=True, running=True, frozen=self.host.proc.look(process) is Life.FROZEN, pid=process.pid)
+        return self.lives.inspect(part.vm)
 
     def check(self) -> list[Finding]:
         """See Network."""

@@ -12,14 +12,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-import signal as signals
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from banger.backends.lives import Lives
 from banger.host import fcapi, vsock
-from banger.host.detached import Detached
 from banger.host.proc import Life, ProcessId
 from banger.model.errors import BadRequest, BangerError, GuestFailed, HostLacks, TimedOut, VmmFailed
 from banger.model.finding import Finding, Level
@@ -43,7 +42,6 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.002, 0.05
 TAIL_LINES = 20
 MOST_VCPUS = 32
 LEAST_MEMORY, MOST_MEMORY = 128, 1 << 20
-ABSENT = PartStatus(present=False)
 
 Version = tuple[int, int, int]
 FLOOR: Version = (1, 10, 0)
@@ -110,9 +108,7 @@ class Firecracker:
 
     def __init__(self, host: Host) -> None:
         self.host = host
-        #: The agent's stream of each machine; the agent hangs up on the former one by itself, but it is ours to close.
-        self.streams: dict[VmId, Stream] = {}
-        self.processes: dict[VmId, Detached] = {}
+        self.lives = Lives(host, "vmm.json", lambda vm: (instance(vm), CONFIGURATION))
         #: The versions of the binaries that were asked.
         self.versions: dict[Path, Version] = {}
 
@@ -155,13 +151,6 @@ class Firecracker:
             nic=nic,
         )
 
-    def _process(self, vm: VmId) -> Detached:
-        found = self.processes.get(vm)
-        if found is None:
-            record = self.host.paths.vm_run(vm) / "vmm.json"
-            found = self.processes[vm] = Detached(self.host.proc, self.host.files, record, (instance(vm), CONFIGURATION))
-        return found
-
     async def version(self) -> Version:
         """The binary's version, asked once; HostLacks when it is too old."""
         binary = self.host.proc.which(self._binary())
@@ -177,8 +166,7 @@ class Firecracker:
 
     async def ensure(self, part: MachinePart) -> None:
         """See Vmm."""
-        process = self._process(part.vm)
-        if process.find() is not None:
+        if self.lives.find(part.vm) is not None:
             return
         missing = self.usable()
         if missing:
@@ -192,7 +180,7 @@ class Firecracker:
         async def spawn() -> ProcessId:
             return await self.host.proc.spawn(argv(part, self._binary()), cwd=folder, output=folder / OUTPUT)
 
-        started = await process.start(spawn)
+        started = await self.lives.start(part.vm, spawn)
         self.host.consoles.start(part.vm)
         try:
             await self._running(started, folder / API)
@@ -237,11 +225,7 @@ class Firecracker:
 
     async def remove(self, part: MachinePart) -> None:
         """See Vmm."""
-        stream = self.streams.pop(part.vm, None)
-        if stream is not None:
-            stream.close()
-        await self._process(part.vm).end()
-        self.processes.pop(part.vm, None)
+        await self.lives.end(part.vm)
         self.host.consoles.stop(part.vm)  # before its pipe goes
         folder = self.host.paths.vm_run(part.vm)
         self._clear(folder)
@@ -249,30 +233,19 @@ class Firecracker:
 
     def inspect(self, part: MachinePart) -> PartStatus:
         """See Vmm."""
-        process = self._process(part.vm).find()
-        if process is None:
-            return ABSENT
-        return PartStatus(present=True, running=True, frozen=self.host.proc.look(process) is Life.FROZEN, pid=process.pid)
+        return self.lives.inspect(part.vm)
 
     async def gone(self, part: MachinePart) -> None:
         """See Vmm."""
-        process = self._process(part.vm).find()
-        if process is not None:
-            await self.host.proc.gone(process)
+        await self.lives.gone(part.vm)
 
     def signal(self, part: MachinePart, number: int) -> bool:
         """See Vmm."""
-        process = self._process(part.vm).find()
-        return process is not None and self.host.proc.signal(process, signals.Signals(number))
+        return self.lives.signal(part.vm, number)
 
     async def dial(self, part: MachinePart, *, timeout: float) -> Stream:
         """See Vmm."""
-        former = self.streams.pop(part.vm, None)
-        if former is not None:
-            former.close()
-        stream = await vsock.dial(self.host.dialer, self.host.paths.vm_run(part.vm) / VSOCK, PORT, timeout=timeout)
-        self.streams[part.vm] = stream
-        return stream
+        return await self.lives.call(part.vm, vsock.dial(self.host.dialer, self.host.paths.vm_run(part.vm) / VSOCK, PORT, timeout=timeout))
 
     def check(self) -> list[Finding]:
         """See Vmm."""

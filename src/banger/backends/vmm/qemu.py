@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal as signals
 from typing import TYPE_CHECKING
 
+from banger.backends.lives import Lives
 from banger.host.console import harmless
-from banger.host.detached import Detached
-from banger.host.proc import Life, ProcessId
+from banger.host.proc import ProcessId
 from banger.model.errors import BadRequest, BangerError, GuestFailed, HostLacks, TimedOut, VmmFailed
 from banger.model.finding import Finding, Level
 from banger.model.parts import DiskPart, MachinePart, NicPart, PartStatus
@@ -37,7 +36,6 @@ LOG_TAIL = 4096
 NETWORKS = frozenset({"none", "user"})
 MOST_VCPUS = 64
 LEAST_MEMORY, MOST_MEMORY = 128, 1 << 20
-ABSENT = PartStatus(present=False)
 
 
 def guest_name(vm: VmId) -> str:
@@ -125,10 +123,7 @@ class Qemu:
 
     def __init__(self, host: Host) -> None:
         self.host = host
-        #: The agent's stream of each machine. QEMU serves one peer at a time, so the former must go before a new one can be served.
-        self.streams: dict[VmId, Stream] = {}
-        #: Kept because a listing of a thousand machines asks for each; they hold no state but a path.
-        self.processes: dict[VmId, Detached] = {}
+        self.lives = Lives(host, "vmm.json", lambda vm: (guest_name(vm),))
 
     def usable(self) -> str:
         """See Vmm."""
@@ -168,17 +163,9 @@ class Qemu:
             nic=nic,
         )
 
-    def _process(self, vm: VmId) -> Detached:
-        found = self.processes.get(vm)
-        if found is None:
-            record = self.host.paths.vm_run(vm) / "vmm.json"
-            found = self.processes[vm] = Detached(self.host.proc, self.host.files, record, (guest_name(vm),))
-        return found
-
     async def ensure(self, part: MachinePart) -> None:
         """See Vmm."""
-        process = self._process(part.vm)
-        if process.find() is not None:
+        if self.lives.find(part.vm) is not None:
             return
         missing = self.usable()
         if missing:
@@ -190,7 +177,7 @@ class Qemu:
         async def spawn() -> ProcessId:
             return await self.host.proc.spawn(command, cwd=folder, output=folder / OUTPUT, listen=SOCKETS)
 
-        started = await process.start(spawn)
+        started = await self.lives.start(part.vm, spawn)
         self.host.consoles.start(part.vm)
         try:
             await self.host.qmp.execute(folder / "qmp.sock", "query-status", timeout=READY_TIMEOUT)
@@ -213,11 +200,7 @@ class Qemu:
 
     async def remove(self, part: MachinePart) -> None:
         """See Vmm."""
-        stream = self.streams.pop(part.vm, None)
-        if stream is not None:
-            stream.close()
-        await self._process(part.vm).end()
-        self.processes.pop(part.vm, None)
+        await self.lives.end(part.vm)
         for line in self._said(part.vm):
             log.info("QEMU of %s said: %s", part.vm, line)
         folder = self.host.paths.vm_run(part.vm)
@@ -228,30 +211,19 @@ class Qemu:
 
     def inspect(self, part: MachinePart) -> PartStatus:
         """See Vmm."""
-        process = self._process(part.vm).find()
-        if process is None:
-            return ABSENT
-        return PartStatus(present=True, running=True, frozen=self.host.proc.look(process) is Life.FROZEN, pid=process.pid)
+        return self.lives.inspect(part.vm)
 
     async def gone(self, part: MachinePart) -> None:
         """See Vmm."""
-        process = self._process(part.vm).find()
-        if process is not None:
-            await self.host.proc.gone(process)
+        await self.lives.gone(part.vm)
 
     def signal(self, part: MachinePart, number: int) -> bool:
         """See Vmm."""
-        process = self._process(part.vm).find()
-        return process is not None and self.host.proc.signal(process, signals.Signals(number))
+        return self.lives.signal(part.vm, number)
 
     async def dial(self, part: MachinePart, *, timeout: float) -> Stream:
         """See Vmm."""
-        former = self.streams.pop(part.vm, None)
-        if former is not None:
-            former.close()
-        stream = await self.host.dialer.unix(self.host.paths.vm_run(part.vm) / "agent.sock")
-        self.streams[part.vm] = stream
-        return stream
+        return await self.lives.call(part.vm, self.host.dialer.unix(self.host.paths.vm_run(part.vm) / "agent.sock"))
 
     def check(self) -> list[Finding]:
         """See Vmm."""
