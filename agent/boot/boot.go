@@ -18,6 +18,7 @@ import (
 // options come from the kernel's command line.
 type options struct {
 	lower, upper string
+	root         string // one disk that is the root as it is, instead of the two
 	port         string // of virtio-serial, unless a vsock port is asked for
 	vsock        string
 	reset        bool // the machine ends when it restarts; its power cannot be switched off
@@ -38,7 +39,7 @@ func Main() {
 		serve.Note(missing.Error()) // perhaps nothing needs it; if something does, the next error names both
 	}
 	var err error
-	if asked.lower == "" {
+	if asked.lower == "" && asked.root == "" {
 		err = furnish("/")
 	} else {
 		root, err = mountRoot(asked)
@@ -93,6 +94,8 @@ func readOptions() options {
 		switch name {
 		case "banger.lower":
 			asked.lower = value
+		case "banger.root":
+			asked.root = value
 		case "banger.upper":
 			asked.upper = value
 		case "banger.port":

@@ -17,6 +17,8 @@ const (
 	newRoot      = "/newroot"
 	lowerDir     = "/lower"
 	upperDir     = "/upper"
+	// zeroed keeps ext4 from zeroing its inode tables in the first minutes: a new disk is a sparse file, and its holes are zeros that take no room.
+	zeroed = "noinit_itable"
 )
 
 // root says where the image's root is. layer is the writable layer's folder below it, if it is on a disk; held is the way
@@ -78,15 +80,48 @@ func furnish(root string) error {
 	return nil
 }
 
-// mountRoot lays the writable disk over the read-only one.
+// mountRoot mounts what process 1 of the image is to find as its root.
 func mountRoot(asked options) (root, error) {
+	if asked.root != "" {
+		return mountWhole(asked.root)
+	}
+	return mountLayers(asked)
+}
+
+// mountWhole mounts one disk that may be written, all of it. What a power cut left undone the kernel finishes from the journal.
+func mountWhole(name string) (root, error) {
+	made := root{path: newRoot, layer: newRoot}
+	if err := os.MkdirAll(newRoot, 0o755); err != nil {
+		return made, err
+	}
+	if err := mountDisk(name, newRoot, 0, "", "ext4"); err != nil {
+		return made, err
+	}
+	made.held = hold(newRoot)
+	if err := grow(newRoot, name); err != nil {
+		serve.Note("the disk keeps its size: ", err.Error())
+	}
+	return made, furnish(newRoot)
+}
+
+// hold is a way to a folder that lasts as long as process 1 is this program, whatever is mounted over it later.
+func hold(path string) string {
+	fd, err := syscall.Open(path, syscall.O_RDONLY|syscall.O_DIRECTORY|syscall.O_CLOEXEC, 0)
+	if err != nil {
+		return ""
+	}
+	return "/proc/1/fd/" + strconv.Itoa(fd)
+}
+
+// mountLayers lays the writable disk over the read-only one.
+func mountLayers(asked options) (root, error) {
 	made := root{path: newRoot}
 	for _, path := range []string{newRoot, lowerDir, upperDir} {
 		if err := os.MkdirAll(path, 0o755); err != nil {
 			return made, err
 		}
 	}
-	if err := mountDisk(asked.lower, lowerDir, syscall.MS_RDONLY, "ext4", "squashfs", "erofs"); err != nil {
+	if err := mountDisk(asked.lower, lowerDir, syscall.MS_RDONLY, "", "ext4", "squashfs", "erofs"); err != nil {
 		return made, err
 	}
 	if asked.upper == "" {
@@ -94,13 +129,10 @@ func mountRoot(asked options) (root, error) {
 			return made, &os.PathError{Op: "mount", Path: upperDir, Err: err}
 		}
 	} else {
-		if err := mountDisk(asked.upper, upperDir, 0, "ext4"); err != nil {
+		if err := mountDisk(asked.upper, upperDir, 0, zeroed, "ext4"); err != nil {
 			return made, err
 		}
-		made.layer = upperDir
-		if fd, err := syscall.Open(upperDir, syscall.O_RDONLY|syscall.O_DIRECTORY|syscall.O_CLOEXEC, 0); err == nil {
-			made.held = "/proc/1/fd/" + strconv.Itoa(fd)
-		}
+		made.layer, made.held = upperDir, hold(upperDir)
 	}
 	for _, path := range []string{upperDir + "/upper", upperDir + "/work"} {
 		if err := os.MkdirAll(path, 0o755); err != nil {
@@ -114,14 +146,14 @@ func mountRoot(asked options) (root, error) {
 	return made, furnish(newRoot)
 }
 
-func mountDisk(name, path string, flags uintptr, kinds ...string) error {
+func mountDisk(name, path string, flags uintptr, data string, kinds ...string) error {
 	device, err := findDisk(name)
 	if err != nil {
 		return err
 	}
 	var tried []string
 	for _, kind := range kinds {
-		err := syscall.Mount(device, path, kind, flags, "")
+		err := syscall.Mount(device, path, kind, flags, data)
 		if err == nil {
 			return nil
 		}

@@ -54,7 +54,7 @@ def test_the_configuration_is_firecrackers_own_words() -> None:
         "boot-source": {"kernel_image_path": "/kernels/vmlinux", "initrd_path": "/cache/a.cpio"},
         "machine-config": {"vcpu_count": 2, "mem_size_mib": 512},
         "drives": [
-            {"drive_id": "root", "path_on_host": "/images/rootfs.ext4", "is_read_only": True, "is_root_device": False, "cache_type": "Writeback"},
+            {"drive_id": "lower", "path_on_host": "/images/rootfs.ext4", "is_read_only": True, "is_root_device": False, "cache_type": "Writeback"},
             {
                 "drive_id": "upper",
                 "path_on_host": "/s/vms/0123456789ab/overlay.ext4",

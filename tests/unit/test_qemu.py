@@ -53,12 +53,12 @@ def options(part: MachinePart = PART, *, tsc_khz: int = 2_596_120) -> dict[str, 
         ("-initrd", ["/cache/a.cpio"]),
         (
             "-append",
-            ["console=ttyS0 reboot=t panic=-1 quiet banger.lower=root banger.upper=upper banger.port=banger.0 tsc_early_khz=2596120"],
+            ["console=ttyS0 reboot=t panic=-1 quiet banger.lower=lower banger.upper=upper banger.port=banger.0 tsc_early_khz=2596120"],
         ),
         (
             "-drive",
             [
-                "if=none,id=root,file=/images/rootfs.ext4,format=raw,readonly=on",
+                "if=none,id=lower,file=/images/rootfs.ext4,format=raw,readonly=on",
                 "if=none,id=upper,file=/s/vms/0123456789ab/overlay.ext4,format=raw,cache=writeback,discard=unmap",
             ],
         ),
@@ -76,7 +76,7 @@ def options(part: MachinePart = PART, *, tsc_khz: int = 2_596_120) -> dict[str, 
         (
             "-device",
             [
-                "virtio-blk-device,drive=root,serial=root",
+                "virtio-blk-device,drive=lower,serial=lower",
                 "virtio-blk-device,drive=upper,serial=upper",
                 "virtio-serial-device",
                 "virtserialport,chardev=agent,name=banger.0",
@@ -92,6 +92,15 @@ def test_the_command_has(option: str, values: list[str]) -> None:
     assert options()[option] == values
 
 
+@pytest.mark.parametrize(("kind", "path"), [("reflink", "/s/vms/0123456789ab/disk.ext4"), ("devmapper", "/dev/banger/0123456789ab")])
+def test_a_disk_that_is_the_machines_own_is_its_one_drive(kind: str, path: str) -> None:
+    found = options(msgspec.structs.replace(PART, disk=msgspec.structs.replace(PART.disk, backend=kind)))
+    assert found["-drive"] == [f"if=none,id=root,file={path},format=raw,cache=writeback,discard=unmap"]
+    assert [device for device in found["-device"] if "blk" in device] == ["virtio-blk-device,drive=root,serial=root"]
+    assert " banger.root=root " in found["-append"][0]
+    assert "banger.lower" not in found["-append"][0]
+
+
 def test_with_kvm_the_processor_is_the_hosts_and_the_clock_is_not_told() -> None:
     found = options(msgspec.structs.replace(PART, accelerator="kvm"))
     assert found["-accel"] == ["kvm"]
@@ -100,7 +109,7 @@ def test_with_kvm_the_processor_is_the_hosts_and_the_clock_is_not_told() -> None
 
 
 def test_an_unknown_clock_is_not_told_as_zero() -> None:
-    assert "tsc_early_khz" not in kernel_arguments("tcg", 0)
+    assert "tsc_early_khz" not in kernel_arguments("tcg", 0, ())
 
 
 def test_without_a_network_there_is_no_network_device() -> None:

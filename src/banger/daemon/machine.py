@@ -59,6 +59,7 @@ class Machine:
             kernel=plan.kernel,
             vcpu=plan.machine.vcpu,
             memory_mib=plan.machine.memory_mib,
+            disk=plan.disk.backend,
             disk_bytes=plan.disk.size,
             disk_used_bytes=disk.used_bytes,
             network=plan.nic.backend,

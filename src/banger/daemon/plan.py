@@ -32,6 +32,7 @@ class Resolved(msgspec.Struct, frozen=True, kw_only=True):
     image: str
     vcpu: int
     memory_mib: int
+    disk: str
     disk_bytes: int
     network: str
     host_access: bool
@@ -53,6 +54,7 @@ def resolve(spec: VmSpec, settings: Settings, size: HostSize, *, name: str) -> R
         image=spec.image or settings.default_image,
         vcpu=first(spec.vcpu, settings.vcpu or None, max(1, min(4, size.cpus // 4))),
         memory_mib=first(spec.memory_mib, settings.memory_mib or None, max(256, min(8192, size.memory_mib // 8))),
+        disk=spec.disk or settings.disk,
         disk_bytes=first(spec.disk_bytes, parse_size(settings.disk_size)),
         network=spec.network or settings.network,
         host_access=spec.host_access,
@@ -129,9 +131,9 @@ def check(asked: Resolved, backends: Backends) -> None:
     """Refuse an impossible request, or one that this host lacks something for, before anything is fetched for it."""
     parts(asked, VmId("0" * 12), NO_BOOT, backends)
     require([*backends.vmm.check(), *backends.disk.check(), *backends.network.check()])
-    missing = backends.vmm.usable()
-    if missing:
-        raise HostLacks(missing, hint="run: banger doctor")
+    for missing in (backends.vmm.usable(), backends.disk.usable()):
+        if missing:
+            raise HostLacks(missing, hint="run: banger doctor")
 
 
 def require(findings: Sequence[Finding]) -> None:
@@ -162,8 +164,9 @@ def decide(asked: Resolved, boot: Boot, backends: Backends, *, vm: VmId, now: da
 def spec_line(plan: VmPlan) -> str:
     """What was decided, for people: one line."""
     access = " with host access" if plan.nic.host_access else ""
+    kind = "" if plan.disk.backend == "overlay" else f" {plan.disk.backend}"
     return (
-        f"spec: {plan.machine.vcpu} vcpu · {plan.machine.memory_mib} MiB · {show_size(plan.disk.size)} disk · {plan.image} on {plan.kernel}"
+        f"spec: {plan.machine.vcpu} vcpu · {plan.machine.memory_mib} MiB · {show_size(plan.disk.size)} disk{kind} · {plan.image} on {plan.kernel}"
         f" · network {plan.nic.backend}{access} · {plan.machine.reason}"
     )
 

@@ -101,10 +101,11 @@ class Vms:
         spare = new_name(int.from_bytes(self.host.clock.random(8), "big"), taken)
         size = planning.HostSize(cpus=self.host.facts.cpus(), memory_mib=self.host.facts.memory_mib())
         asked = planning.resolve(spec, self.host.settings, size, name=spare)
+        planning.known("kind of disk", asked.disk, list(self.resources.disks))
         planning.known("network", asked.network, list(self.resources.networks))
         backends = planning.Backends(
             vmm=self.resources.vmms[planning.choose_vmm(asked.vmm, asked.network, self.resources.vmms)],
-            disk=self.resources.disks["overlay"],
+            disk=self.resources.disks[asked.disk],
             network=self.resources.networks[asked.network],
         )
         planning.check(asked, backends)

@@ -20,6 +20,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     default_image: Annotated[str, msgspec.Meta(description="image of a machine that names none")] = "debian-bookworm"
     vcpu: Annotated[int, msgspec.Meta(description="virtual CPUs; 0: a quarter of the host's, at most 4", ge=0, le=64)] = 0
     memory_mib: Annotated[int, msgspec.Meta(description="memory in MiB; 0: an eighth of the host's, at most 8192", ge=0)] = 0
+    disk: Annotated[str, msgspec.Meta(description="kind of disk of a machine that names none")] = "overlay"
     disk_size: Annotated[str, msgspec.Meta(description="how much a machine may write to its disk")] = "8G"
     network: Annotated[str, msgspec.Meta(description="network of a machine that names none")] = "user"
     vmm: Annotated[str, msgspec.Meta(description="virtual machine monitor: auto or the name of one")] = "auto"

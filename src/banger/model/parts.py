@@ -11,7 +11,7 @@ from banger.model.ids import VmId
 
 
 class DiskPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="part", tag="disk"):
-    """The root disk: `base` is the shared image file, opened read-only; what the machine writes goes to its own file of `size` bytes."""
+    """The root disk: `base` is the image's file, which nobody writes; `size` is how much the machine may write. What a VMM opens: `model/drives.py`."""
 
     backend: str
     vm: VmId

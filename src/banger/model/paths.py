@@ -74,6 +74,18 @@ class Paths(msgspec.Struct, frozen=True, kw_only=True):
         """What the machine wrote: a sparse ext4 file."""
         return self.vm_state(vm) / "overlay.ext4"
 
+    def own_disk(self, vm: VmId) -> Path:
+        """A disk that the machine has to itself: a clone of its image's file system, grown."""
+        return self.vm_state(vm) / "disk.ext4"
+
+    def cow(self, vm: VmId) -> Path:
+        """What the machine wrote, as device-mapper keeps it: a sparse file of changed blocks."""
+        return self.vm_state(vm) / "disk.cow"
+
+    def snapshot(self, vm: VmId) -> Path:
+        """The device node of a mapped disk. A node of our own: udev's come late, belong to others, and are not made everywhere."""
+        return Path("/dev/banger") / vm
+
     def console_log(self, vm: VmId) -> Path:
         """The guest's console, bounded; its older half is beside it as `console.log.1`."""
         return self.vm_state(vm) / "console.log"

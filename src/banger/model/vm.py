@@ -18,6 +18,7 @@ class VmSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     image: str | None = None
     vcpu: int | None = None
     memory_mib: int | None = None
+    disk: str | None = None
     disk_bytes: int | None = None
     network: str | None = None
     host_access: bool = False
@@ -61,6 +62,7 @@ class VmStatus(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     kernel: str
     vcpu: int
     memory_mib: int
+    disk: str
     disk_bytes: int
     disk_used_bytes: int
     network: str

@@ -20,6 +20,7 @@ import msgspec
 from banger.backends.lives import Lives
 from banger.host import fcapi, vsock
 from banger.host.proc import Life, ProcessId
+from banger.model.drives import by_letter, drives, words
 from banger.model.errors import BadRequest, BangerError, GuestFailed, HostLacks, TimedOut, VmmFailed
 from banger.model.finding import Finding, Level
 from banger.model.parts import DiskPart, MachinePart, NicPart, PartStatus
@@ -57,7 +58,7 @@ GATES: dict[str, Version] = {
 ARGUMENTS = (
     *("console=ttyS0", "reboot=k", "panic=-1", "pci=off", "quiet"),
     *("i8042.noaux", "i8042.nomux", "i8042.nopnp", "i8042.dumbkbd", "swiotlb=noforce", "cryptomgr.notests"),
-    *("banger.lower=vda", "banger.upper=vdb", f"banger.vsock={PORT}", "banger.off=reset"),
+    *(f"banger.vsock={PORT}", "banger.off=reset"),
 )
 
 
@@ -80,14 +81,13 @@ def show_version(version: Version) -> str:
 
 
 def configuration(part: MachinePart, paths: Paths) -> fcapi.Configuration:
-    """The whole machine: the shared base, read-only (vda), and its own file (vdb)."""
+    """The whole machine; the guest sees its disks in the order of the drives."""
+    disks = drives(part.disk, paths)
+    arguments = " ".join((*ARGUMENTS, *words(disks, by_letter)))
     return fcapi.Configuration(
-        boot_source=fcapi.BootSource(kernel_image_path=part.kernel, initrd_path=part.initramfs, boot_args=" ".join(ARGUMENTS)),
+        boot_source=fcapi.BootSource(kernel_image_path=part.kernel, initrd_path=part.initramfs, boot_args=arguments),
         machine_config=fcapi.MachineConfig(vcpu_count=part.vcpu, mem_size_mib=part.memory_mib),
-        drives=(
-            fcapi.Drive(drive_id="root", path_on_host=part.disk.base, is_read_only=True),
-            fcapi.Drive(drive_id="upper", path_on_host=str(paths.overlay(part.vm)), is_read_only=False),
-        ),
+        drives=tuple(fcapi.Drive(drive_id=disk.role, path_on_host=disk.path, is_read_only=disk.read_only) for disk in disks),
         vsock=fcapi.Vsock(guest_cid=CONTEXT, uds_path=VSOCK),
     )
 

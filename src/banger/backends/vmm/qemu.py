@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from banger.backends.lives import Lives
 from banger.host.console import harmless
 from banger.host.proc import ProcessId
+from banger.model.drives import Drive, by_serial, drives, words
 from banger.model.errors import BadRequest, BangerError, GuestFailed, HostLacks, TimedOut, VmmFailed
 from banger.model.finding import Finding, Level
 from banger.model.parts import DiskPart, MachinePart, NicPart, PartStatus
@@ -43,16 +45,17 @@ def guest_name(vm: VmId) -> str:
     return f"guest=banger-{vm},process=banger-{vm}"
 
 
-def kernel_arguments(accelerator: str, tsc_khz: int) -> str:
+def kernel_arguments(accelerator: str, tsc_khz: int, disks: Sequence[Drive]) -> str:
     """The guest kernel's command line. Under TCG the microvm has no clock to calibrate the TSC by: without being told, half of all boots hang."""
-    words = ["console=ttyS0", "reboot=t", "panic=-1", "quiet", "banger.lower=root", "banger.upper=upper", "banger.port=banger.0"]
+    said = ["console=ttyS0", "reboot=t", "panic=-1", "quiet", *words(disks, by_serial), "banger.port=banger.0"]
     if accelerator == "tcg" and tsc_khz:
-        words.append(f"tsc_early_khz={tsc_khz}")
-    return " ".join(words)
+        said.append(f"tsc_early_khz={tsc_khz}")
+    return " ".join(said)
 
 
 def argv(part: MachinePart, paths: Paths, *, tsc_khz: int) -> list[str]:
     """The whole command; `%NAME%` stands for the descriptor of that socket (see Proc.spawn)."""
+    disks = drives(part.disk, paths)
     return [
         BINARY,
         *("-name", guest_name(part.vm)),
@@ -68,8 +71,8 @@ def argv(part: MachinePart, paths: Paths, *, tsc_khz: int) -> list[str]:
         *("-global", "virtio-mmio.force-legacy=false"),
         *("-kernel", part.kernel),
         *("-initrd", part.initramfs),
-        *("-append", kernel_arguments(part.accelerator, tsc_khz)),
-        *_disks(part.disk, paths),
+        *("-append", kernel_arguments(part.accelerator, tsc_khz, disks)),
+        *(word for disk in disks for word in _disk(disk)),
         *_channels(),
         *_nic(part.nic),
         *("-object", "rng-random,id=rng,filename=/dev/urandom"),
@@ -82,14 +85,12 @@ def _escaped(path: str) -> str:
     return path.replace(",", ",,")
 
 
-def _disks(disk: DiskPart, paths: Paths) -> list[str]:
-    """The shared base, read-only, and the machine's own file. What the guest has flushed is with the host kernel, so it outlives a killed QEMU."""
-    upper = _escaped(str(paths.overlay(disk.vm)))
+def _disk(disk: Drive) -> list[str]:
+    """A drive. What the guest has flushed is with the host kernel, so it outlives a killed QEMU."""
+    access = "readonly=on" if disk.read_only else "cache=writeback,discard=unmap"
     return [
-        *("-drive", f"if=none,id=root,file={_escaped(disk.base)},format=raw,readonly=on"),
-        *("-device", "virtio-blk-device,drive=root,serial=root"),
-        *("-drive", f"if=none,id=upper,file={upper},format=raw,cache=writeback,discard=unmap"),
-        *("-device", "virtio-blk-device,drive=upper,serial=upper"),
+        *("-drive", f"if=none,id={disk.role},file={_escaped(disk.path)},format=raw,{access}"),
+        *("-device", f"virtio-blk-device,drive={disk.role},serial={disk.role}"),
     ]
 
 
