@@ -36,17 +36,18 @@ def results(request: pytest.FixtureRequest, shelf: None) -> Iterator[Results]:
         for item in request.session.items
         if isinstance(item, pytest.Function) and hasattr(item, "callspec") and "results" in item.fixturenames
     ]
-    lab = laboratory.make()
-    try:
-        lab.start()
-        lab.bring(payload.wheel())
-        said, report = lab.pytest(*wanted)
-        assert report, f"the tests in the lab machine did not come to an end:\n{said[-4000:]}\n{lab.console()}"
-        print(said[-6000:])
-        yield judged(report)
-    finally:
-        lab.close()
-        shutil.rmtree(lab.world.root)
+    with payload.alone():
+        lab = laboratory.make()
+        try:
+            lab.start()
+            lab.bring(payload.wheel())
+            said, report = lab.pytest(*wanted)
+            assert report, f"the tests in the lab machine did not come to an end:\n{said[-4000:]}\n{lab.console()}"
+            print(said[-6000:])
+            yield judged(report)
+        finally:
+            lab.close()
+            shutil.rmtree(lab.world.root)
 
 
 NAMES = laboratory.collected()
