@@ -16,7 +16,7 @@ import msgspec
 
 from banger.host.clock import Clock
 from banger.model.errors import BangerError, Cancelled, NotFound, foreseen
-from banger.model.event import Event, listening
+from banger.model.event import Event, listening, operation
 from banger.model.ids import OperationId
 from banger.model.operation import Failure, Operation
 
@@ -72,6 +72,7 @@ class Operations:
     async def _run(self, running: Running[T], work: Callable[[], Awaitable[T]]) -> T:
         log.info("%s %s %s: begins", running.seen.id, running.seen.name, running.seen.subject)
         error: BaseException | None = None
+        operation.set(running.seen.id)
         try:
             with listening(running.hear):
                 return await work()

@@ -31,6 +31,8 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 Listener = Callable[[Event], None]
 _listener: ContextVar[Listener | None] = ContextVar("listener", default=None)
 _stage: ContextVar[str] = ContextVar("stage", default="")
+#: The id of the operation that is being worked on, for the logs of whoever works on it elsewhere; empty outside of operations.
+operation: ContextVar[str] = ContextVar("operation", default="")
 
 
 @contextmanager

@@ -1,0 +1,138 @@
+"""The daemon's side of the privileged helper: objects that have an interface's methods and send each call to the helper.
+
+A call is made as it would be made on the real thing: what waits there waits here; what does not is answered by a local process within a bounded
+time. A caller that is cancelled hears so once the helper has answered, so that what it undoes then is not done after it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import TypeVar, cast
+
+import msgspec
+
+from banger.host.calls import LIMIT, Answer, Method, Request, error_of, methods
+from banger.model import codec
+from banger.model.errors import HostLacks, TimedOut
+from banger.model.event import operation
+
+T = TypeVar("T")
+#: How long a call that must not wait may take, and one that may.
+QUICK_SECONDS, SLOW_SECONDS = 5.0, 30.0
+INSTALL = "as root: banger system install --owner USER; or choose a network and a disk that need no privilege"
+AGAIN = "see: banger system status"
+
+
+class Line:
+    """Calls to the helper that listens at `path`, each over a connection of its own."""
+
+    def __init__(self, path: Path, *, quick: float = QUICK_SECONDS, slow: float = SLOW_SECONDS) -> None:
+        self.path, self.quick, self.slow = path, quick, slow
+
+    def call(self, interface: str, name: str, method: Method, arguments: bytes) -> object:
+        """Call and wait for the answer, but not long."""
+        with self._socket() as sock:
+            try:
+                sock.settimeout(self.quick)
+                sock.connect(str(self.path))
+                _trust(sock)
+                with suppress(ConnectionError):  # it may have said why already
+                    sock.send(request(interface, name, arguments))
+                try:
+                    data = sock.recv(LIMIT + 1)
+                except ConnectionResetError:  # it closed before it took our message; what it said first stands behind this error
+                    data = sock.recv(LIMIT + 1)
+                return judged(method, data)
+            except TimeoutError:
+                raise self._late(method, self.quick) from None
+            except (ConnectionError, FileNotFoundError, NotADirectoryError, PermissionError, BlockingIOError) as error:
+                raise self._unreachable(error) from error
+
+    async def wait(self, interface: str, name: str, method: Method, arguments: bytes) -> object:
+        """Call and wait for the answer, also when cancelled meanwhile."""
+        asking = asyncio.ensure_future(self._ask(interface, name, method, arguments))
+        try:
+            return await asyncio.shield(asking)
+        except asyncio.CancelledError:
+            await asyncio.wait([asking])
+            if not asking.cancelled():
+                asking.exception()
+            raise
+
+    async def _ask(self, interface: str, name: str, method: Method, arguments: bytes) -> object:
+        loop = asyncio.get_running_loop()
+        with self._socket() as sock:
+            sock.setblocking(False)
+            try:
+                sock.connect(str(self.path))  # at once or not at all, as always with Unix sockets
+                _trust(sock)
+                async with asyncio.timeout(self.slow):
+                    with suppress(ConnectionError):
+                        await loop.sock_sendall(sock, request(interface, name, arguments))
+                    try:
+                        data = await loop.sock_recv(sock, LIMIT + 1)
+                    except ConnectionResetError:  # as above
+                        data = await loop.sock_recv(sock, LIMIT + 1)
+                    return judged(method, data)
+            except TimeoutError:
+                raise self._late(method, self.slow) from None
+            except (ConnectionError, FileNotFoundError, NotADirectoryError, PermissionError, BlockingIOError) as error:
+                raise self._unreachable(error) from error
+
+    def _socket(self) -> socket.socket:
+        return socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+
+    def _late(self, method: Method, seconds: float) -> TimedOut:
+        return TimedOut(f"the privileged helper did not answer {method.name} within {seconds:g} s", hint=AGAIN)
+
+    def _unreachable(self, error: OSError) -> HostLacks:
+        if isinstance(error, FileNotFoundError | NotADirectoryError):
+            return HostLacks("this needs root or banger's privileged helper, which is not installed", hint=INSTALL)
+        return HostLacks(f"the privileged helper does not answer at {self.path}: {error.strerror or error}", hint=AGAIN)
+
+
+def _trust(sock: socket.socket) -> None:
+    """Take orders' results from root only: whoever else listens there is no helper."""
+    _, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
+    if uid != 0:
+        raise HostLacks(f"what listens at {sock.getpeername()} is not root's", hint=AGAIN)
+
+
+def request(interface: str, name: str, arguments: bytes) -> bytes:
+    """The message that asks for a call."""
+    return codec.encode(Request(op=operation.get(), interface=interface, method=name, arguments=msgspec.Raw(arguments)))
+
+
+def judged(method: Method, data: bytes) -> object:
+    """The result in an answer, or the error that it is."""
+    if not data:
+        raise ConnectionResetError("it closed the connection")
+    answer = codec.decode(data, Answer, what=f"the helper's answer to {method.name}")
+    if answer.failure is not None:
+        raise error_of(answer)
+    return method.read_result(bytes(answer.result))
+
+
+def remote(protocol: type[T], interface: str, line: Line) -> T:
+    """The interface, served by the helper."""
+    return _made(protocol, {name: _sender(line, interface, name, method) for name, method in methods(protocol).items()})
+
+
+def _sender(line: Line, interface: str, name: str, method: Method) -> Callable[..., object]:
+    def send(_: object, *positional: object, **named: object) -> object:
+        return line.call(interface, name, method, method.pack(positional, named))
+
+    async def send_and_wait(_: object, *positional: object, **named: object) -> object:
+        return await line.wait(interface, name, method, method.pack(positional, named))
+
+    return send_and_wait if method.waits else send
+
+
+def _made(protocol: type[T], body: dict[str, Callable[..., object]]) -> T:
+    """An object with these methods. The type checker is told what `methods` ensures: they are the Protocol's."""
+    return cast(T, type(f"Remote{protocol.__name__}", (), dict(body))())
