@@ -36,6 +36,7 @@ DEVELOPMENT = {
     "git": "git",
     "make": "make",
     "iproute2": "ip",
+    "nftables": "nft",
     "openssh-client": "ssh",
     "util-linux": "setpriv",
     "uidmap": "newuidmap",

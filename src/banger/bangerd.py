@@ -29,6 +29,8 @@ from banger.host.ext4 import RealExt4
 from banger.host.facts import RealFacts
 from banger.host.files import RealFiles
 from banger.host.kmod import RealKmod
+from banger.host.links import RealLinks
+from banger.host.nft import RealNft
 from banger.host.proc import RealProc
 from banger.host.qmp import RealQmp
 from banger.host.seat import listening_at, take_seat
@@ -93,6 +95,8 @@ def real_host(environment: Mapping[str, str]) -> Host:
         facts=RealFacts(),
         files=files,
         kmod=RealKmod(),
+        links=RealLinks(),
+        nft=RealNft(),
         proc=proc,
         qmp=RealQmp(RealDialer()),
     )

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from banger.host.facts import Facts
     from banger.host.files import Files
     from banger.host.kmod import Kmod
+    from banger.host.links import Links
+    from banger.host.nft import Nft
     from banger.host.proc import Proc
     from banger.host.qmp import Qmp
     from banger.host.stream import Dialer
@@ -37,5 +39,7 @@ class Host:
     facts: Facts
     files: Files
     kmod: Kmod
+    links: Links
+    nft: Nft
     proc: Proc
     qmp: Qmp

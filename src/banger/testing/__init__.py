@@ -23,6 +23,8 @@ from banger.testing.console import FakeConsoles
 from banger.testing.ext4 import FakeExt4
 from banger.testing.facts import FakeFacts
 from banger.testing.guest import FakeGuest, Mood
+from banger.testing.links import FakeLinks
+from banger.testing.nft import FakeNft
 from banger.testing.proc import FakeProc
 from banger.testing.qemu import FakeQemu
 from banger.testing.stream import FakeDialer
@@ -46,6 +48,7 @@ class FakeHost:
             kernels=root / "state" / "kernels",
         )
         self.clock, self.consoles, self.dialer, self.ext4, self.facts = FakeClock(), FakeConsoles(), FakeDialer(), FakeExt4(), FakeFacts()
+        self.links, self.nft = FakeLinks(), FakeNft()
         self.proc, self.qemu = FakeProc(self.dialer), FakeQemu()
         self.proc.programs["qemu-system-x86_64"] = self.qemu
         self.proc.commands |= {Path(sys.executable).name: self._sieve, "passt": self._nothing, "mkfs.ext4": self._nothing}
@@ -61,6 +64,8 @@ class FakeHost:
             facts=self.facts,
             files=RealFiles(),
             kmod=RealKmod(),
+            links=self.links,
+            nft=self.nft,
             proc=self.proc,
             qmp=RealQmp(self.dialer),
         )

@@ -1,0 +1,292 @@
+"""Links: the host's network interfaces, by netlink; what makes or changes one needs root (CAP_NET_ADMIN), looking does not.
+
+A bridge here joins TAPs that must not see each other: every port is isolated from the others, and takes frames only from the one MAC address that is
+bound to it, whatever the guest behind it sends (`isolated` and `locked` in bridge(8); before Linux 5.18 `locked` is not there and not missed). The
+bridge knows the guest's MAC and address for good, so no answer to ARP can turn its traffic elsewhere. IPv6 is off on all of them.
+pyroute2 takes 0.2 s and 20 MiB to import, so it is imported by the first change. Owns nothing: links stay until `remove`, also without any process.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import os
+import socket
+import struct
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+
+from banger.model.errors import BadRequest, HostLacks
+
+if TYPE_CHECKING:
+    from pyroute2 import AsyncIPRoute
+
+#: Longest name of an interface: IFNAMSIZ in linux/if.h, less the final zero.
+LONGEST_NAME = 15
+UP = 1
+#: NUD_PERMANENT, and NUD_NOARP with it (linux/neighbour.h).
+PERMANENT, FIXED = 0x80, 0xC0
+CAP_NET_ADMIN = 12
+
+
+class Link(msgspec.Struct, frozen=True, kw_only=True):
+    """An interface. `kind` is as in `ip -details link`: `bridge`, `tun` (TAPs too), `veth`; empty for hardware. `owner` is a TAP's uid, else -1."""
+
+    name: str
+    kind: str = ""
+    up: bool = False
+    master: str = ""
+    isolated: bool = False
+    owner: int = -1
+    alias: str = ""
+
+
+class Route(msgspec.Struct, frozen=True, kw_only=True):
+    """An IPv4 route of the main table; the default route's `destination` is 0.0.0.0/0."""
+
+    destination: str
+    link: str
+    metric: int = 0
+
+
+class Links(Protocol):
+    """Looking is quick and needs no privilege. Names are at most 15 bytes, else BadRequest; what the kernel refuses is HostLacks."""
+
+    def usable(self) -> str:
+        """Empty when links can be changed, else what is missing, in one line."""
+
+    def exists(self, name: str) -> bool:
+        """Whether there is an interface of that name."""
+
+    def routes(self) -> list[Route]:
+        """The host's IPv4 routes, those to its own networks too."""
+
+    def mtu(self, name: str) -> int:
+        """Bytes in the largest packet of an interface; 0 when there is none of that name."""
+
+    def forwarding(self) -> bool:
+        """Whether the host passes on IPv4 packets between its interfaces."""
+
+    async def forward(self) -> None:
+        """Let it do so, until the host's next start."""
+
+    async def every(self) -> list[Link]:
+        """All interfaces."""
+
+    async def find(self, name: str) -> Link | None:
+        """One of them."""
+
+    async def bridge(self, name: str, *, address: str, mac: str, alias: str) -> None:
+        """Make a bridge so: up, with this address (CIDR) and MAC; one that is there gets what it lacks. HostLacks when it has another alias."""
+
+    async def tap(self, name: str, *, bridge: str, uid: int, mac: str, address: str) -> None:
+        """Make a persistent TAP so: the user's, up, on the bridge, isolated, for the one guest with this MAC and IPv4 address."""
+
+    async def remove(self, name: str) -> None:
+        """Remove a bridge or TAP; missing is success."""
+
+
+def checked(name: str) -> str:
+    """The name itself if an interface can have it, else BadRequest."""
+    if not 0 < len(name.encode()) <= LONGEST_NAME or any(character in "/: \t\n" for character in name):
+        raise BadRequest(f"{name!r} cannot be an interface's name", hint=f"use at most {LONGEST_NAME} letters, digits and '-'")
+    return name
+
+
+def parse_routes(text: str) -> list[Route]:
+    """The content of /proc/net/route: addresses are hexadecimal in the host's (little-endian) order."""
+    found = []
+    for line in text.splitlines()[1:]:
+        link, destination, _, _, _, _, metric, mask, *_ = line.split()
+        network, length = _swapped(destination), _swapped(mask).bit_count()
+        found.append(Route(destination=f"{ipaddress.IPv4Address(network)}/{length}", link=link, metric=int(metric)))
+    return found
+
+
+def _swapped(word: str) -> int:
+    return int.from_bytes(int(word, 16).to_bytes(4, "little"), "big")
+
+
+class RealLinks:
+    """The interfaces of this network namespace."""
+
+    def usable(self) -> str:
+        """See Links."""
+        if not _may_change():
+            return "networks on the host can be changed by root only"
+        return "" if os.access("/dev/net/tun", os.R_OK | os.W_OK) else "/dev/net/tun is missing (kernel module tun)"
+
+    def exists(self, name: str) -> bool:
+        """See Links."""
+        try:
+            return socket.if_nametoindex(name) > 0
+        except OSError:
+            return False
+
+    def routes(self) -> list[Route]:
+        """See Links."""
+        return parse_routes(Path("/proc/thread-self/net/route").read_text())
+
+    def mtu(self, name: str) -> int:
+        """See Links; SIOCGIFMTU of netdevice(7)."""
+        from fcntl import ioctl
+
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asker:
+            try:
+                answer = ioctl(asker, 0x8921, struct.pack("16s16x8x", checked(name).encode()))
+            except OSError:
+                return 0
+        return int(struct.unpack_from("i", answer, 16)[0])
+
+    def forwarding(self) -> bool:
+        """See Links."""
+        return Path("/proc/sys/net/ipv4/ip_forward").read_text().strip() != "0"
+
+    async def forward(self) -> None:
+        """See Links."""
+        _write_sysctl("ipv4/ip_forward", "1")
+
+    async def every(self) -> list[Link]:
+        """See Links."""
+        async with _netlink("the list of interfaces") as route:
+            raw = [message async for message in await route.link("dump")]
+        names = {message.get("index"): str(message.get("ifname")) for message in raw}
+        return [_link(message, names) for message in raw]
+
+    async def find(self, name: str) -> Link | None:
+        """See Links."""
+        if not self.exists(name):
+            return None
+        async with _netlink(name) as route:
+            return await _look(route, name)
+
+    async def bridge(self, name: str, *, address: str, mac: str, alias: str) -> None:
+        """See Links."""
+        interface = ipaddress.IPv4Interface(address)
+        async with _netlink(f"the bridge {checked(name)}") as route:
+            found = await _look(route, name)
+            if found is None:
+                await route.link("add", ifname=name, kind="bridge", address=mac, br_stp_state=0, br_forward_delay=0)
+                await route.link("set", index=socket.if_nametoindex(name), ifalias=alias)
+                _without_ipv6(name)
+            elif (found.kind, found.alias) != ("bridge", alias):
+                whose = f"of {found.alias!r}" if found.alias else "not banger's"
+                raise HostLacks(f"the interface {name} is {whose}", hint="choose another name by the setting bridge, or remove it")
+            index = socket.if_nametoindex(name)
+            await route.addr("replace", index=index, address=str(interface.ip), prefixlen=interface.network.prefixlen)
+            await route.link("set", index=index, state="up")
+
+    async def tap(self, name: str, *, bridge: str, uid: int, mac: str, address: str) -> None:
+        """See Links."""
+        async with _netlink(f"the TAP {checked(name)}") as route:
+            found = await _look(route, name)
+            if found == Link(name=name, kind="tun", up=True, master=bridge, isolated=True, owner=uid):
+                return
+            if found is not None and found.kind != "tun":
+                raise HostLacks(f"the interface {name} is no TAP", hint="remove it: banger makes interfaces of that name")
+            if found is not None and found.owner != uid:
+                await route.link("del", index=socket.if_nametoindex(name))
+                found = None
+            if found is None:
+                await route.link("add", ifname=name, kind="tuntap", mode="tap", uid=uid)
+                _without_ipv6(name)
+            await _attach(route, name, bridge, mac, address)
+
+    async def remove(self, name: str) -> None:
+        """See Links."""
+        async with _netlink(name) as route:
+            with suppress(OSError):
+                await route.link("del", index=socket.if_nametoindex(name))
+
+
+async def _attach(route: AsyncIPRoute, name: str, bridge: str, mac: str, address: str) -> None:
+    """Isolated and locked before it is up, so that there is no moment in which a guest sees more than it may."""
+    index, master = socket.if_nametoindex(name), socket.if_nametoindex(bridge)
+    await route.link("set", index=index, master=master)
+    await route.brport("set", index=index, isolated=1, learning=0, locked=1)
+    await route.fdb("replace", ifindex=index, lladdr=mac, master=master, state=FIXED)
+    await route.neigh("replace", dst=address, lladdr=mac, ifindex=master, state=PERMANENT)
+    await route.link("set", index=index, state="up")
+
+
+async def _look(route: AsyncIPRoute, name: str) -> Link | None:
+    from pyroute2.netlink.exceptions import NetlinkError
+
+    try:
+        (message,) = await route.link("get", ifname=name)
+    except NetlinkError as error:
+        if error.code == errno.ENODEV:
+            return None
+        raise
+    master = message.get("master")
+    return _link(message, {master: socket.if_indextoname(master)} if master else {})
+
+
+class Message(Protocol):
+    """What pyroute2 says of an interface, which has no types of its own."""
+
+    def get(self, key: str | tuple[str, ...]) -> object:
+        """An attribute by its lower-case name, or by the names on the way to it; None when it is not there."""
+
+
+def _link(message: Message, names: Mapping[object, str]) -> Link:
+    owner = message.get(("linkinfo", "data", "tun_owner"))
+    flags = message.get("flags")
+    return Link(
+        name=str(message.get("ifname")),
+        kind=str(message.get(("linkinfo", "kind")) or ""),
+        up=isinstance(flags, int) and bool(flags & UP),
+        master=names.get(message.get("master"), ""),
+        isolated=message.get(("linkinfo", "slave_data", "isolated")) == 1,
+        owner=owner if isinstance(owner, int) else -1,
+        alias=str(message.get("ifalias") or ""),
+    )
+
+
+@asynccontextmanager
+async def _netlink(what: str) -> AsyncIterator[AsyncIPRoute]:
+    """A connection to the kernel; its refusals as HostLacks."""
+    from pyroute2 import AsyncIPRoute
+    from pyroute2.netlink.exceptions import NetlinkError
+
+    try:
+        async with AsyncIPRoute() as route:
+            yield route
+    except NetlinkError as error:
+        raise _explained(what, error.code) from error
+    except OSError as error:
+        raise _explained(what, error.errno or 0) from error
+
+
+def _explained(what: str, number: int) -> HostLacks:
+    hints = {
+        errno.EPERM: "as an ordinary user, choose --network user",
+        errno.EACCES: "as an ordinary user, choose --network user",
+        errno.EOPNOTSUPP: "load the kernel's modules tun and bridge: modprobe -a tun bridge",
+        errno.ENOENT: "load the kernel's module tun: modprobe tun",
+        errno.EXFULL: "a bridge has 1,023 ports at most",
+    }
+    return HostLacks(f"the kernel refuses {what}: {os.strerror(number)}", hint=hints.get(number, ""))
+
+
+def _write_sysctl(name: str, value: str) -> None:
+    try:
+        Path("/proc/sys/net", name).write_text(value)
+    except PermissionError as error:
+        raise HostLacks(f"net.{name.replace('/', '.')} cannot be set here: {error.strerror}") from error
+
+
+def _without_ipv6(name: str) -> None:
+    """On a kernel without IPv6 there is nothing to turn off."""
+    with suppress(FileNotFoundError):
+        _write_sysctl(f"ipv6/conf/{name}/disable_ipv6", "1")
+
+
+def _may_change() -> bool:
+    """Whether CAP_NET_ADMIN is effective (proc(5), CapEff)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return any(line.startswith("CapEff:") and int(line.split()[1], 16) >> CAP_NET_ADMIN & 1 for line in lines)
