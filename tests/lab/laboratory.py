@@ -46,7 +46,23 @@ SELECTION = ("tests/lab/inside", "tests/vm/test_lifecycle.py")
 #: Firecracker does not end when a guest's own init switches the power off: it has no switch for it.
 DESELECTED = ("test_powering_off_from_inside_stops_the_machine",)
 #: Loaded at once; others are loaded by the kernel when they are asked for.
-MODULES = ("kvm_amd", "tun", "loop", "dm_mod", "dm_snapshot", "vhost_vsock", "btrfs", "bridge", "veth", "nf_tables", "nft_nat", "nft_masq")
+MODULES = (
+    "kvm_amd",
+    "tun",
+    "loop",
+    "dm_mod",
+    "dm_snapshot",
+    "vhost_vsock",
+    "btrfs",
+    "bridge",
+    "veth",
+    "nf_tables",
+    "nft_chain_nat",
+    "nft_ct",
+    "nft_masq",
+    "nft_nat",
+    "nft_reject_inet",
+)
 PREPARE = f"""set -e
 mkdir -p /payload /run/lab /lab/banger/build /lib/modules
 mount -o ro LABEL=payload /payload
