@@ -36,6 +36,7 @@ from banger.host.qmp import RealQmp
 from banger.host.seat import listening_at, take_seat
 from banger.host.sqlite import RealDatabases
 from banger.host.stream import RealDialer
+from banger.host.web import RealWeb
 from banger.model import codec
 from banger.model.build import build_id
 from banger.model.config import Settings, load_settings
@@ -99,6 +100,7 @@ def real_host(environment: Mapping[str, str]) -> Host:
         nft=RealNft(),
         proc=proc,
         qmp=RealQmp(RealDialer()),
+        web=RealWeb(),
     )
 
 
@@ -153,6 +155,7 @@ async def _serve(host: Host, build: str, tasks: asyncio.TaskGroup) -> None:
     try:
         await daemon.images.shelf.clean()
         await daemon.kernels.shelf.clean()
+        daemon.releases.clean()
         await daemon.vms.adopt()
         service = Service(every_op(), daemon, build, stale=daemon.step_down)
         with listening_at(host.paths.socket) as listener:

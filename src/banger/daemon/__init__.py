@@ -18,6 +18,7 @@ from banger.model.operation import DaemonStatus
 if TYPE_CHECKING:
     from banger.daemon.images import Images, Kernels
     from banger.daemon.operations import Operations
+    from banger.daemon.releases import Releases
     from banger.daemon.vms import Vms
     from banger.host import Host
     from banger.host.sqlite import Databases
@@ -37,9 +38,10 @@ class Daemon:
         images: Images,
         kernels: Kernels,
         vms: Vms,
+        releases: Releases,
     ) -> None:
         self.host, self.databases, self.build, self.catalogs = host, databases, build, catalogs
-        self.operations, self.images, self.kernels, self.vms = operations, images, kernels, vms
+        self.operations, self.images, self.kernels, self.vms, self.releases = operations, images, kernels, vms, releases
         self.started = host.clock.now()
         self.stopping = asyncio.Event()
 
@@ -88,6 +90,7 @@ def compose(host: Host, *, databases: Databases, build: str, agent: Path, catalo
     from banger.daemon.catalogs import image_catalog, kernel_catalog
     from banger.daemon.images import Images, Kernels
     from banger.daemon.operations import Operations
+    from banger.daemon.releases import Releases
     from banger.daemon.resources import Resources
     from banger.daemon.store import MIGRATIONS, Store
     from banger.daemon.vms import Vms
@@ -128,4 +131,14 @@ def compose(host: Host, *, databases: Databases, build: str, agent: Path, catalo
         machines = [f"machine {row.name}" for row in vms.rows() if row.kernel == name]
         return machines + [f"image {image.name}" for image in image_shelf.every() if image.kernel == name]
 
-    return Daemon(host, databases=databases, build=build, catalogs=catalogs, operations=operations, images=images, kernels=kernels, vms=vms)
+    return Daemon(
+        host,
+        databases=databases,
+        build=build,
+        catalogs=catalogs,
+        operations=operations,
+        images=images,
+        kernels=kernels,
+        vms=vms,
+        releases=Releases(host, operations),
+    )

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from banger.host.proc import Proc
     from banger.host.qmp import Qmp
     from banger.host.stream import Dialer
+    from banger.host.web import Web
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,3 +44,4 @@ class Host:
     nft: Nft
     proc: Proc
     qmp: Qmp
+    web: Web

@@ -42,6 +42,9 @@ class Archive(Protocol):
         Corrupt when the tar is broken, a name leads outside, or all together exceed `limit` bytes.
         """
 
+    async def gunzip(self, packed: Path, into: Path, *, limit: int) -> None:
+        """Unpack one gzip file to the new file `into`. Corrupt when it is broken or cut short, or unpacks to more than `limit` bytes."""
+
     async def unpack_kernel(self, image: Path, into: Path) -> None:
         """Write the kernel in a vmlinuz as the file `into`: an ELF (x86-64) or an Image (arm64). Corrupt when there is none."""
 
@@ -66,9 +69,30 @@ class RealArchive:
                     await asyncio.sleep(0)
         except tarfile.TarError as error:
             raise Corrupt(f"{tar} is not a sound tar archive: {error}") from error
+        except FileExistsError as error:
+            raise Corrupt(f"{tar.name} has two files of the name {Path(error.filename).name}") from error
         except OSError as error:
             raise explain(error, into) from error
         return count
+
+    async def gunzip(self, packed: Path, into: Path, *, limit: int) -> None:
+        """See Archive."""
+        unpacker = zlib.decompressobj(31)
+        try:
+            with packed.open("rb") as reader, into.open("xb") as writer:
+                while not unpacker.eof:
+                    data = unpacker.unconsumed_tail or reader.read(CHUNK)
+                    if not data:
+                        raise Corrupt(f"{packed.name} is cut short: its end is missing")
+                    plain = await asyncio.to_thread(unpacker.decompress, data, CHUNK)
+                    limit -= len(plain)
+                    if limit < 0:
+                        raise Corrupt(f"{packed.name} unpacks to more than is allowed")
+                    writer.write(plain)
+        except zlib.error as error:
+            raise Corrupt(f"{packed.name} is not a sound gzip file: {error}") from error
+        except OSError as error:
+            raise explain(error, into) from error
 
     async def unpack_kernel(self, image: Path, into: Path) -> None:
         """See Archive."""

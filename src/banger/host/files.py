@@ -51,6 +51,9 @@ class Files(Protocol):
     def used_bytes(self, path: Path) -> int:
         """What a file really takes on disk; 0 when it is missing."""
 
+    def stamp(self, path: Path) -> tuple[int, int]:
+        """When a file was last changed (ns) and its length: another one where these differ. Zeros when it is missing."""
+
 
 class RealFiles:
     """The host's files."""
@@ -152,6 +155,14 @@ class RealFiles:
             return path.stat().st_blocks * 512
         except FileNotFoundError:
             return 0
+
+    def stamp(self, path: Path) -> tuple[int, int]:
+        """See Files."""
+        try:
+            status = path.stat()
+        except FileNotFoundError:
+            return 0, 0
+        return status.st_mtime_ns, status.st_size
 
 
 def explain(error: OSError, path: Path) -> OSError | NoSpace:

@@ -16,7 +16,7 @@ import shutil
 import signal
 import socket
 import subprocess
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from enum import StrEnum
 from pathlib import Path
@@ -24,14 +24,14 @@ from typing import Protocol
 
 import msgspec
 
-from banger.model.errors import HostLacks, TimedOut, ToolFailed
+from banger.host.pipes import LINE, end_group, finish
+from banger.model.errors import HostLacks, TimedOut
 
 log = logging.getLogger(__name__)
 
 #: An ordinary user's PATH lacks these, and half of the tools live there.
 SYSTEM_PATH = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
-LIMIT = 8 << 20
-LINE = 1 << 16
+ANSWER_SECONDS = 2.0
 #: The user that some tools become when root starts them.
 NOBODY = 65534
 
@@ -71,6 +71,9 @@ class Proc(Protocol):
 
         Raises HostLacks when the command does not exist, ToolFailed with the end of stderr when it fails, TimedOut when it is late.
         """
+
+    def ask(self, argv: Sequence[str]) -> str:
+        """What a command prints that answers at once (`--version`); empty when it fails, or says nothing within 2 s. Blocks: ask once, keep it."""
 
     async def spawn(self, argv: Sequence[str], *, cwd: Path, output: Path, listen: Sequence[str] = ()) -> ProcessId:
         """Start a process that outlives us: own session, stdin from /dev/null, umask 077.
@@ -193,11 +196,20 @@ class RealProc:
         )
         try:
             async with asyncio.timeout(timeout):
-                return await _finish(process, argv[0], data, on_line)
+                return await finish(process, argv[0], data, on_line)
         except TimeoutError:
             raise TimedOut(f"{argv[0]} took longer than {timeout:g} s") from None
         finally:
-            await _end_group(process)
+            await end_group(process)
+
+    def ask(self, argv: Sequence[str]) -> str:
+        """See Proc."""
+        try:
+            done = subprocess.run(self._resolve(argv), stdin=subprocess.DEVNULL, capture_output=True, timeout=ANSWER_SECONDS, check=True, env={})
+        except (HostLacks, OSError, subprocess.SubprocessError) as error:
+            log.warning("%s does not answer: %s", shlex.join(argv), error)
+            return ""
+        return done.stdout[:LINE].decode("utf-8", "replace")
 
     async def spawn(self, argv: Sequence[str], *, cwd: Path, output: Path, listen: Sequence[str] = ()) -> ProcessId:
         """See Proc."""
@@ -318,80 +330,3 @@ class RealProc:
             loop.remove_reader(handle)
             os.close(handle)
         self._reap(process.pid)
-
-
-async def _finish(process: asyncio.subprocess.Process, name: str, data: bytes, on_line: Callable[[str], None] | None) -> bytes:
-    """Feed and drain all three pipes at once; the last lines of stderr become the error's text."""
-    last: list[str] = []
-
-    async def errors(stream: asyncio.StreamReader) -> None:
-        async for line in _lines(stream):
-            last.append(line)
-            del last[:-12]
-            if on_line is not None:
-                on_line(line)
-
-    async def feed(stream: asyncio.StreamWriter) -> None:
-        try:
-            stream.write(data)
-            await stream.drain()
-            stream.close()
-        except (BrokenPipeError, ConnectionResetError):
-            log.debug("%s closed its stdin early", name)
-
-    assert process.stdout is not None
-    assert process.stderr is not None
-    try:
-        async with asyncio.TaskGroup() as group:
-            output = group.create_task(_bounded(process.stdout, name))
-            group.create_task(errors(process.stderr))
-            if process.stdin is not None:
-                group.create_task(feed(process.stdin))
-    except ExceptionGroup as group_of_one:
-        raise group_of_one.exceptions[0] from None
-    status = await process.wait()
-    if status:
-        raise ToolFailed(f"{name} failed with status {status}: {' | '.join(last[-4:]) or 'it said nothing'}", tail=tuple(last))
-    return output.result()
-
-
-async def _bounded(stream: asyncio.StreamReader, name: str) -> bytes:
-    parts = bytearray()
-    while chunk := await stream.read(LINE):
-        parts += chunk
-        if len(parts) > LIMIT:
-            raise ToolFailed(f"{name} printed more than {LIMIT} bytes")
-    return bytes(parts)
-
-
-async def _lines(stream: asyncio.StreamReader) -> AsyncIterator[str]:
-    """Lines of a stream, split at newline or carriage return (progress bars), cut at 64 KiB, undecodable bytes shown as escapes."""
-    rest = b""
-    while chunk := await stream.read(LINE):
-        *lines, rest = (rest + chunk).replace(b"\r", b"\n").split(b"\n")
-        for line in lines:
-            if line.strip():
-                yield line.decode("utf-8", "backslashreplace")
-        rest = rest[-LINE:]
-    if rest.strip():
-        yield rest.decode("utf-8", "backslashreplace")
-
-
-async def _end_group(process: asyncio.subprocess.Process) -> None:
-    """Leave no member of the command's group behind: TERM (so that tools clean up), two seconds, KILL."""
-    if process.returncode is not None and process.stdout is not None and process.stdout.at_eof():
-        return
-    try:
-        os.killpg(process.pid, signal.SIGTERM)
-        async with asyncio.timeout(2):
-            await process.wait()
-    except ProcessLookupError:
-        log.debug("process group %d is gone", process.pid)
-    except TimeoutError:
-        log.warning("process %d ignores SIGTERM", process.pid)
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-    with suppress(TimeoutError):
-        async with asyncio.timeout(2):
-            await process.communicate()  # what is still in the pipes, so that they close

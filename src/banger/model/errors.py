@@ -110,6 +110,12 @@ class ToolFailed(BangerError):
     code = "tool-failed"
 
 
+class DownloadFailed(BangerError):
+    """Something could not be fetched, or not whole."""
+
+    code = "download-failed"
+
+
 class TimedOut(BangerError):
     """A bounded wait ran out."""
 
@@ -148,6 +154,7 @@ CODES: dict[str, tuple[int, int]] = {
     "no-space": (507, 123),
     "guest-failed": (502, 124),
     "vmm-failed": (502, 124),
+    "download-failed": (502, 124),
     "timed-out": (504, 124),
     "cancelled": (499, 130),
     "corrupt": (500, 125),

@@ -98,6 +98,15 @@ class Paths(msgspec.Struct, frozen=True, kw_only=True):
         """A published kernel: `vmlinux`, `modules/` and `manifest.json`."""
         return self.kernels / name
 
+    @property
+    def firecrackers(self) -> Path:
+        """The Firecrackers that banger has installed, one folder a version."""
+        return self.state / "firecracker"
+
+    def firecracker(self, version: str) -> Path:
+        """An installed version: `firecracker`, mostly `jailer`, and `manifest.json`."""
+        return self.firecrackers / version
+
     def initramfs(self, digest: str) -> Path:
         """An initramfs by the digest of what it is made of."""
         return self.cache / "initramfs" / f"{digest}.cpio"

@@ -28,6 +28,7 @@ from banger.testing.nft import FakeNft
 from banger.testing.proc import FakeProc
 from banger.testing.qemu import FakeQemu
 from banger.testing.stream import FakeDialer
+from banger.testing.web import FakeWeb
 
 __all__ = ["FakeGuest", "FakeHost", "Mood"]
 
@@ -49,7 +50,7 @@ class FakeHost:
         )
         self.clock, self.consoles, self.dialer, self.ext4, self.facts = FakeClock(), FakeConsoles(), FakeDialer(), FakeExt4(), FakeFacts()
         self.links, self.nft = FakeLinks(), FakeNft()
-        self.proc, self.qemu = FakeProc(self.dialer), FakeQemu()
+        self.proc, self.qemu, self.web = FakeProc(self.dialer), FakeQemu(), FakeWeb()
         self.proc.programs["qemu-system-x86_64"] = self.qemu
         self.proc.commands |= {Path(sys.executable).name: self._sieve, "passt": self._nothing, "mkfs.ext4": self._nothing}
         self.host = Host(
@@ -68,6 +69,7 @@ class FakeHost:
             nft=self.nft,
             proc=self.proc,
             qmp=RealQmp(self.dialer),
+            web=self.web,
         )
 
     async def _sieve(self, argv: Sequence[str], cwd: Path | None) -> bytes:

@@ -58,6 +58,8 @@ class FakeProc:
         self.dialer = dialer
         self.commands: dict[str, Command] = {}
         self.programs: dict[str, Program] = {}
+        #: What `ask` gets, by the command's name.
+        self.answers: dict[str, str] = {}
         self.processes: list[FakeProcess] = []
         #: The process that the test itself is, as the daemon sees itself.
         self.myself = FakeProcess(os.getpid(), ["bangerd"], Path("/"))
@@ -87,6 +89,13 @@ class FakeProc:
                 return await self.commands[Path(argv[0]).name](argv, cwd)
         except TimeoutError:
             raise TimedOut(f"{argv[0]} took longer than {timeout:g} s") from None
+
+    def ask(self, argv: Sequence[str]) -> str:
+        """See Proc; `answers` are by the command's name."""
+        if self.which(argv[0]) is None:
+            return ""
+        self.log.append(list(argv))
+        return self.answers.get(Path(argv[0]).name, "")
 
     def _require(self, argv: Sequence[str]) -> None:
         if self.which(argv[0]) is None:

@@ -24,7 +24,7 @@ def test_auto_is_firecracker_where_it_can_be(world: World) -> None:
     done = world.banger("vm", "run", "--rm", "--", "uname", "-r")
     assert done.returncode == 0, done.stderr.decode()
     assert done.stdout.startswith(b"6.1.")
-    assert b"Firecracker: /dev/kvm is usable" in done.stderr
+    assert b"Firecracker 1.12.1 (PATH): /dev/kvm is usable" in done.stderr
 
 
 def test_a_network_that_it_cannot_use_is_refused(world: World) -> None:

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from banger.backends.lives import Lives
+from banger.backends.releases import Binaries, too_old, why
 from banger.host import fcapi, vsock
 from banger.host.proc import Life, ProcessId
 from banger.model.drives import by_letter, drives, words
@@ -25,6 +25,7 @@ from banger.model.errors import BadRequest, BangerError, GuestFailed, HostLacks,
 from banger.model.finding import Finding, Level
 from banger.model.parts import DiskPart, MachinePart, NicPart, PartStatus
 from banger.model.paths import Paths
+from banger.model.releases import FLOOR, Binary, show_version
 
 if TYPE_CHECKING:
     from banger.backends.vmm import Vmm
@@ -33,27 +34,16 @@ if TYPE_CHECKING:
     from banger.model.ids import VmId
 
 log = logging.getLogger(__name__)
-BINARY = "firecracker"
 API, VSOCK, CONFIGURATION, OUTPUT = "api.sock", "vsock.sock", "machine.json", "console.pipe"
 #: Where the agent listens, and the guest's address: the least that is not reserved (vsock(7)).
 PORT, CONTEXT = 1024, 3
 NETWORKS = frozenset({"none"})
-READY_TIMEOUT, PROBE_TIMEOUT = 5.0, 5.0
+READY_TIMEOUT = 5.0
 FIRST_PAUSE, LONGEST_PAUSE = 0.002, 0.05
 TAIL_LINES = 20
 MOST_VCPUS = 32
 LEAST_MEMORY, MOST_MEMORY = 128, 1 << 20
 
-Version = tuple[int, int, int]
-FLOOR: Version = (1, 10, 0)
-#: What newer versions can do, by the first that can (Firecracker's CHANGELOG.md).
-GATES: dict[str, Version] = {
-    "network-rebind": (1, 12, 0),
-    "pci": (1, 13, 0),
-    "serial-file": (1, 14, 0),
-    "vsock-rebind": (1, 16, 0),
-    "serial-rate-limit": (1, 16, 0),
-}
 #: The least that boots: no PCI bus to look through, no keyboard controller to wait for; Firecracker's own start-up test uses the same.
 ARGUMENTS = (
     *("console=ttyS0", "reboot=k", "panic=-1", "pci=off", "quiet"),
@@ -65,19 +55,6 @@ ARGUMENTS = (
 def instance(vm: VmId) -> str:
     """What `--id` says: by this word a process is found whose pid was not written down."""
     return f"banger-{vm}"
-
-
-def parse_version(said: str) -> Version:
-    """From what `--version` prints first: `Firecracker v1.12.1`. VmmFailed when it is something else."""
-    found = re.match(r"Firecracker v(\d+)\.(\d+)\.(\d+)", said)
-    if found is None:
-        raise VmmFailed(f"the command {BINARY} does not say which version it is: {said[:100]!r}")
-    return int(found[1]), int(found[2]), int(found[3])
-
-
-def show_version(version: Version) -> str:
-    """As people write it."""
-    return ".".join(map(str, version))
 
 
 def configuration(part: MachinePart, paths: Paths) -> fcapi.Configuration:
@@ -109,18 +86,17 @@ class Firecracker:
     def __init__(self, host: Host) -> None:
         self.host = host
         self.lives = Lives(host, "vmm.json", lambda vm: (instance(vm), CONFIGURATION))
-        #: The versions of the binaries that were asked.
-        self.versions: dict[Path, Version] = {}
-
-    def _binary(self) -> str:
-        return self.host.settings.firecracker or BINARY
+        self.binaries = Binaries(host)
 
     def usable(self) -> str:
         """See Vmm."""
         if self.host.facts.architecture() != "x86_64":
             return f"Firecracker machines need an x86_64 host for now; this is {self.host.facts.architecture()}"
-        if self.host.proc.which(self._binary()) is None:
-            return f"{self._binary()} is not installed"
+        binary = self.binaries.used()
+        if binary is None:
+            return f"{self.host.settings.firecracker or 'firecracker'} is not installed"
+        if too_old(binary):
+            return f"Firecracker {binary.version} is too old: {show_version(FLOOR)} is the oldest that will do ({binary.path})"
         if self.host.settings.kvm == "no":
             return "the setting kvm is no"
         kvm = self.host.facts.kvm()
@@ -144,41 +120,41 @@ class Firecracker:
             vcpu=vcpu,
             memory_mib=memory_mib,
             accelerator="kvm",
-            reason=f"Firecracker: {self.host.facts.kvm().reason}",
+            reason=self._reason(),
             kernel=kernel,
             initramfs=initramfs,
             disk=disk,
             nic=nic,
         )
 
-    async def version(self) -> Version:
-        """The binary's version, asked once; HostLacks when it is too old."""
-        binary = self.host.proc.which(self._binary())
-        if binary is None:
-            raise HostLacks(f"{self._binary()} is not installed")
-        if binary not in self.versions:
-            said = await self.host.proc.run([str(binary), "--version"], timeout=PROBE_TIMEOUT)
-            self.versions[binary] = parse_version(said.decode("utf-8", "replace"))
-        found = self.versions[binary]
-        if found < FLOOR:
-            raise HostLacks(f"Firecracker {show_version(found)} is too old", hint=f"install {show_version(FLOOR)} or newer, or use --vmm qemu")
-        return found
+    def _reason(self) -> str:
+        """Which Firecracker it will be, and that KVM is there: what `show` says."""
+        binary = self.binaries.used()
+        version = f" {binary.version} ({binary.source})" if binary else ""
+        return f"Firecracker{version}: {self.host.facts.kvm().reason}"
+
+    def binary(self) -> Binary:
+        """The one to start machines with; HostLacks when there is none, or none that will do."""
+        missing = self.usable()
+        binary = self.binaries.used()
+        if missing or binary is None:
+            raise HostLacks(missing, hint="run: banger doctor")
+        if not binary.version:
+            raise VmmFailed(f"{binary.path} does not say which version of Firecracker it is")
+        return binary
 
     async def ensure(self, part: MachinePart) -> None:
         """See Vmm."""
         if self.lives.find(part.vm) is not None:
             return
-        missing = self.usable()
-        if missing:
-            raise HostLacks(missing, hint="run: banger doctor")
-        await self.version()
+        binary = self.binary()
         folder = self.host.files.private_folder(self.host.paths.vm_run(part.vm))
         self._clear(folder)
         text = msgspec.json.encode(configuration(part, self.host.paths))
         self.host.files.write_atomic(folder / CONFIGURATION, text, durable=False)
 
         async def spawn() -> ProcessId:
-            return await self.host.proc.spawn(argv(part, self._binary()), cwd=folder, output=folder / OUTPUT)
+            return await self.host.proc.spawn(argv(part, binary.path), cwd=folder, output=folder / OUTPUT)
 
         started = await self.lives.start(part.vm, spawn)
         self.host.consoles.start(part.vm)
@@ -251,8 +227,14 @@ class Firecracker:
         """See Vmm."""
         missing = self.usable()
         if missing:
-            return [Finding(level=Level.WARN, subject="firecracker", message=missing, fix="machines run in QEMU instead; nothing needs to be done")]
-        return [Finding(level=Level.PASS, subject="firecracker", message=f"{self.host.proc.which(self._binary())}")]
+            return [Finding(level=Level.WARN, subject="firecracker", message=missing, fix=self._fix())]
+        binary = self.binaries.used()
+        return [Finding(level=Level.PASS, subject="firecracker", message=why(binary) if binary else "")]
+
+    def _fix(self) -> str:
+        """Installing it helps only where it is all that is missing."""
+        able = self.host.settings.kvm == "yes" or (self.host.settings.kvm == "auto" and self.host.facts.kvm().usable)
+        return "banger firecracker install" if able else "machines run in QEMU instead; nothing needs to be done"
 
 
 def backend(host: Host) -> Vmm:

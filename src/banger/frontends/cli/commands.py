@@ -93,6 +93,10 @@ PARAMETERS = {
     "available": Shown("also what the catalogs offer"),
     "force": Shown("do it again, though it is there"),
     "daemon.stop.force": Shown("cancel the operations that are under way"),
+    "version": Shown("a version of Firecracker: 1.16.1", "VERSION"),
+    "firecracker.install.version": Shown("which version (default: the one that is known best)", "VERSION"),
+    "file": Shown("the archive of a release, or a firecracker command: for a host that is offline", "FILE", name="from"),
+    "sha256": Shown("what its SHA-256 must be (default: the known or published one; of a file: the known one, if any)", "HEX"),
     "operation": Shown("an operation's id", "OPERATION"),
 }
 
@@ -207,6 +211,29 @@ GROUPS: dict[str, tuple[str, tuple[Command, ...]]] = {
             Command("kernel show", "kernel.show", examples=(("banger kernel show debian-6.1", ""),)),
             Command("kernel pull", "kernel.pull", "calls:each", examples=(("banger kernel pull debian-6.1", ""),)),
             Command("kernel delete", "kernel.delete", "calls:each", many=True, aliases=("rm",), examples=(("banger kernel delete debian-6.1", ""),)),
+        ),
+    ),
+    "firecracker": (
+        "the virtual machine monitor: install, list",
+        (
+            Command(
+                "firecracker install",
+                "firecracker.install",
+                "firecracker:install",
+                examples=(
+                    ("banger firecracker install", "from Firecracker's own releases"),
+                    ("banger firecracker install --version 1.16.1 --from firecracker-v1.16.1-x86_64.tgz", "offline"),
+                ),
+            ),
+            Command("firecracker list", "firecracker.list", aliases=("ls",), examples=(("banger firecracker list", "which one is used, and why"),)),
+            Command(
+                "firecracker uninstall",
+                "firecracker.uninstall",
+                "calls:each",
+                many=True,
+                aliases=("rm",),
+                examples=(("banger firecracker uninstall 1.16.1", ""),),
+            ),
         ),
     ),
     "daemon": (

@@ -91,6 +91,15 @@ def kernels(rows: list[Row], now: float) -> str:
     return table(("NAME", "STATE", "SIZE", "USED", "BUILT", "SOURCE", "DESCRIPTION"), [[*_shelf(row), _text(row, "description")] for row in rows])
 
 
+def firecrackers(rows: list[Row], now: float) -> str:
+    """`firecracker list`."""
+    cells = [
+        [_text(row, key) for key in ("version", "source")] + ["yes" if row.get("used") else "no", _text(row, "path"), _text(row, "jailer")]
+        for row in rows
+    ]
+    return table(("VERSION", "FROM", "USED", "PATH", "JAILER"), cells)
+
+
 def operations(rows: list[Row], now: float) -> str:
     """`daemon operations`."""
     heads = ("ID", "OPERATION", "SUBJECT", "STARTED", "STATE", "STAGE", "DETAIL")
@@ -126,6 +135,7 @@ LISTS: dict[str, Callable[[list[Row], float], str]] = {
     "vm.list": machines,
     "image.list": images,
     "kernel.list": kernels,
+    "firecracker.list": firecrackers,
     "daemon.operations": operations,
 }
 
