@@ -74,7 +74,7 @@ def exchange(path: Path, data: bytes) -> bytes:
             sock.send(data)
         for _ in range(2):  # a refusal that came before our message was read stands behind an error
             with suppress(ConnectionResetError):
-                return sock.recv(1 << 17)
+                return sock.recv(1 << 18)
         return b""
 
 

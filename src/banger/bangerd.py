@@ -22,6 +22,7 @@ from banger.daemon.operations import failure_of
 from banger.frontends.http.server import Service, serving
 from banger.host import Host
 from banger.host.archive import RealArchive
+from banger.host.calls import SOCKET
 from banger.host.clock import RealClock
 from banger.host.console import RealConsoles
 from banger.host.cpio import RealCpio
@@ -31,8 +32,10 @@ from banger.host.files import RealFiles
 from banger.host.kmod import RealKmod
 from banger.host.links import RealLinks
 from banger.host.nft import RealNft
+from banger.host.privilege import Held, Means, Privilege, Standing
 from banger.host.proc import RealProc
 from banger.host.qmp import RealQmp
+from banger.host.remote import Line, remote
 from banger.host.seat import listening_at, take_seat
 from banger.host.sqlite import RealDatabases
 from banger.host.stream import RealDialer
@@ -84,6 +87,7 @@ def real_host(environment: Mapping[str, str]) -> Host:
     settings = load_settings(text.decode("utf-8", "replace"), environment, file=str(file))
     paths = find_paths(environment, home, os.geteuid(), settings)
     proc = RealProc(environment.get("PATH", ""))
+    line = None if os.geteuid() == 0 else Line(Path(settings.helper or SOCKET))
     return Host(
         paths=paths,
         settings=settings,
@@ -98,10 +102,18 @@ def real_host(environment: Mapping[str, str]) -> Host:
         kmod=RealKmod(),
         links=RealLinks(),
         nft=RealNft(),
+        privilege=real_privilege(line),
         proc=proc,
         qmp=RealQmp(RealDialer()),
         web=RealWeb(),
     )
+
+
+def real_privilege(line: Line | None) -> Privilege:
+    """Ours if we are root, which needs no helper; else the helper's at the other end of `line`, if there is one when it is called."""
+    if line is None:
+        return Held(Standing(means=Means.ROOT, pid=os.getpid(), build=build_id(), owner=0))
+    return remote(Privilege, "privilege", line)
 
 
 def make_folders(host: Host) -> None:

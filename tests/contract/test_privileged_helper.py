@@ -93,12 +93,12 @@ def test_without_a_helper_the_hint_is_to_install_it(short_path: Path) -> None:
 
 
 def test_a_helper_that_hangs_is_not_waited_for_for_long(own: Privileged) -> None:
-    right = remote(Privilege, "privilege", Line(own.path, quick=0.2))
+    right, hasty = (remote(Privilege, "privilege", Line(own.path, quick=seconds)) for seconds in (20.0, 0.2))
     right.standing()
     own.process.send_signal(signal.SIGSTOP)
     try:
         with pytest.raises(TimedOut):
-            right.standing()
+            hasty.standing()
     finally:
         own.process.send_signal(signal.SIGCONT)
     right.standing()
@@ -169,8 +169,8 @@ def test_who_hangs_up_at_once_does_no_harm(helper: Privileged) -> None:
 
 
 def test_too_much_at_once_is_refused(helper: Privileged) -> None:
-    answer = as_user(OWNER, lambda: exchange(helper.path, STANDING + b" " * (1 << 16)))
-    assert b"more than 65536 bytes" in answer
+    answer = as_user(OWNER, lambda: exchange(helper.path, STANDING + b" " * (1 << 17)))
+    assert b"more than 131072 bytes" in answer
     assert served(helper)
 
 

@@ -13,8 +13,10 @@ from banger.backends.vmm import Vmm
 from banger.daemon.catalogs import image_catalog, kernel_catalog
 from banger.daemon.store import MIGRATIONS
 from banger.host import Host
+from banger.host.privilege import Means
 from banger.host.sqlite import Databases
-from banger.model.errors import BangerError
+from banger.model.build import build_id
+from banger.model.errors import BangerError, HostLacks
 from banger.model.finding import Finding, Level
 from banger.model.sizes import show_size
 
@@ -23,7 +25,15 @@ WANTED_BYTES = 4 << 30
 
 def diagnose(host: Host, databases: Databases, catalogs: Path) -> list[Finding]:
     """Every finding, in the order: host, what the user set up, state, then each backend; `catalogs` is the folder of the shipped ones."""
-    found = [_architecture(host), _settings(host), _catalogs(host, catalogs), _folders(host), _database(host, databases), _space(host)]
+    found = [
+        _architecture(host),
+        _settings(host),
+        _catalogs(host, catalogs),
+        _folders(host),
+        _database(host, databases),
+        _space(host),
+        _privilege(host),
+    ]
     for backend in _backends(host):
         found += backend.check()
     return list(dict.fromkeys(found))
@@ -87,3 +97,24 @@ def _space(host: Host) -> Finding:
     level = Level.PASS if free >= WANTED_BYTES else Level.WARN
     fix = "" if level is Level.PASS else "free some space: the default image and a machine want about 4G"
     return Finding(level=level, subject="disk space", message=f"{show_size(free)} free for {host.paths.state}", fix=fix)
+
+
+def _privilege(host: Host) -> Finding:
+    """By what right networks and disks that need root can be had. That there is none is no fault: the defaults need none."""
+    try:
+        found = host.privilege.standing()
+    except HostLacks as error:
+        absent = "not installed" in error.message
+        said = "no root and no privileged helper: not needed, but for networks and disks that need root" if absent else error.message
+        return Finding(level=Level.PASS if absent else Level.WARN, subject="privilege", message=said, fix=error.hint)
+    except (BangerError, OSError) as error:
+        return Finding(level=Level.WARN, subject="privilege", message=str(error), fix="as root: banger system status")
+    if found.means is Means.ROOT:
+        return Finding(level=Level.PASS, subject="privilege", message="banger is root itself")
+    again = "as root: banger system install --owner USER"
+    outside = [path for path in (host.paths.state, host.paths.images) if not any(path.resolve().is_relative_to(root) for root in found.roots)]
+    if outside:
+        return Finding(level=Level.WARN, subject="privilege", message=f"the helper takes no file in {outside[0]}", fix=f"{again} --root {outside[0]}")
+    if found.build != build_id():
+        return Finding(level=Level.WARN, subject="privilege", message="the privileged helper is of another build than this", fix=again)
+    return Finding(level=Level.PASS, subject="privilege", message="the privileged helper serves this user")

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from banger.host.kmod import Kmod
     from banger.host.links import Links
     from banger.host.nft import Nft
+    from banger.host.privilege import Privilege
     from banger.host.proc import Proc
     from banger.host.qmp import Qmp
     from banger.host.stream import Dialer
@@ -42,6 +43,7 @@ class Host:
     kmod: Kmod
     links: Links
     nft: Nft
+    privilege: Privilege
     proc: Proc
     qmp: Qmp
     web: Web

@@ -20,8 +20,8 @@ from banger.model.operation import Failure
 from banger.model.rules import shown
 
 T = TypeVar("T")
-#: A message's most bytes, either way. A request of ours takes a few hundred.
-LIMIT = 1 << 16
+#: A message's most bytes, either way: the longest, all guests of a full bridge, has 80,000. A socket takes 200,000 at once.
+LIMIT = 1 << 17
 #: Where the helper listens, and the folder around it (0711: whoever may not open the socket may know that it is there).
 SOCKET = Path("/run/banger-helper/helper.sock")
 

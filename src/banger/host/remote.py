@@ -24,7 +24,7 @@ from banger.model.event import operation
 T = TypeVar("T")
 #: How long a call that must not wait may take, and one that may.
 QUICK_SECONDS, SLOW_SECONDS = 5.0, 30.0
-INSTALL = "as root: banger system install --owner USER; or choose a network and a disk that need no privilege"
+INSTALL = "as root: banger system install --owner USER"
 AGAIN = "see: banger system status"
 
 
@@ -93,6 +93,8 @@ class Line:
     def _unreachable(self, error: OSError) -> HostLacks:
         if isinstance(error, FileNotFoundError | NotADirectoryError):
             return HostLacks("this needs root or banger's privileged helper, which is not installed", hint=INSTALL)
+        if isinstance(error, PermissionError):
+            return HostLacks("banger's privileged helper serves another user", hint=AGAIN)
         return HostLacks(f"the privileged helper does not answer at {self.path}: {error.strerror or error}", hint=AGAIN)
 
 

@@ -28,6 +28,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     firecracker: Annotated[str, msgspec.Meta(description="path of the firecracker command; empty: an installed one, else PATH's")] = ""
     jailer_path: Annotated[str, msgspec.Meta(description="path of the jailer command; empty: beside firecracker, else PATH's")] = ""
     firecracker_releases: Annotated[str, msgspec.Meta(description="where Firecracker's releases are fetched from; empty: its own")] = ""
+    helper: Annotated[str, msgspec.Meta(description="socket of the privileged helper; empty: where systemd has it once it is installed")] = ""
     catalog: Annotated[str, msgspec.Meta(description="folder with an images.json or kernels.json of your own")] = ""
     images_dir: Annotated[str, msgspec.Meta(description="where images are kept; empty: below the state folder")] = ""
     kernels_dir: Annotated[str, msgspec.Meta(description="where kernels are kept; empty: below the state folder")] = ""

@@ -25,6 +25,7 @@ from banger.testing.facts import FakeFacts
 from banger.testing.guest import FakeGuest, Mood
 from banger.testing.links import FakeLinks
 from banger.testing.nft import FakeNft
+from banger.testing.privilege import FakePrivilege
 from banger.testing.proc import FakeProc
 from banger.testing.qemu import FakeQemu
 from banger.testing.stream import FakeDialer
@@ -51,6 +52,7 @@ class FakeHost:
         self.clock, self.consoles, self.dialer, self.ext4, self.facts = FakeClock(), FakeConsoles(), FakeDialer(), FakeExt4(), FakeFacts()
         self.links, self.nft = FakeLinks(), FakeNft()
         self.proc, self.qemu, self.web = FakeProc(self.dialer), FakeQemu(), FakeWeb()
+        self.privilege = FakePrivilege()
         self.proc.programs["qemu-system-x86_64"] = self.qemu
         self.proc.commands |= {Path(sys.executable).name: self._sieve, "passt": self._nothing, "mkfs.ext4": self._nothing}
         self.host = Host(
@@ -67,6 +69,7 @@ class FakeHost:
             kmod=RealKmod(),
             links=self.links,
             nft=self.nft,
+            privilege=self.privilege,
             proc=self.proc,
             qmp=RealQmp(self.dialer),
             web=self.web,
