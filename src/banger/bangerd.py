@@ -31,11 +31,13 @@ from banger.host.facts import RealFacts
 from banger.host.files import RealFiles
 from banger.host.kmod import RealKmod
 from banger.host.links import RealLinks
+from banger.host.nameserver import RealNameServers
 from banger.host.nft import RealNft
 from banger.host.privilege import Held, Means, Privilege, Standing
 from banger.host.proc import RealProc
 from banger.host.qmp import RealQmp
 from banger.host.remote import Line, remote
+from banger.host.resolver import RealResolver
 from banger.host.seat import listening_at, take_seat
 from banger.host.sqlite import RealDatabases
 from banger.host.stream import RealDialer
@@ -101,10 +103,12 @@ def real_host(environment: Mapping[str, str]) -> Host:
         files=files,
         kmod=RealKmod(),
         links=RealLinks(),
+        nameservers=RealNameServers(),
         nft=RealNft(),
         privilege=real_privilege(line),
         proc=proc,
         qmp=RealQmp(RealDialer()),
+        resolver=RealResolver(proc, files),
         web=RealWeb(),
     )
 
@@ -168,6 +172,7 @@ async def _serve(host: Host, build: str, tasks: asyncio.TaskGroup) -> None:
         await daemon.images.shelf.clean()
         await daemon.kernels.shelf.clean()
         daemon.releases.clean()
+        await daemon.names.open()
         await daemon.vms.adopt()
         service = Service(every_op(), daemon, build, stale=daemon.step_down)
         with listening_at(host.paths.socket) as listener:
@@ -175,6 +180,7 @@ async def _serve(host: Host, build: str, tasks: asyncio.TaskGroup) -> None:
                 await _until_stopped(daemon)
                 host.paths.socket.unlink(missing_ok=True)
     finally:
+        await daemon.names.close()
         daemon.vms.store.database.close()
 
 

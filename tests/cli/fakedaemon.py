@@ -214,7 +214,16 @@ class Daemon:
 
     def status(self) -> DaemonStatus:
         return DaemonStatus(
-            pid=os.getpid(), version="0", build=build_id(), socket="s", log="l", state="x", started=NOW, machines=len(self.vms.all), operations=0
+            pid=os.getpid(),
+            version="0",
+            build=build_id(),
+            socket="s",
+            log="l",
+            state="x",
+            started=NOW,
+            machines=len(self.vms.all),
+            operations=0,
+            names="off",
         )
 
 

@@ -73,6 +73,7 @@ class Place:
             tasks=tasks.group,
         )
         self.stack.callback(made.vms.store.database.close)
+        await made.names.open()
         await made.vms.adopt()
         return made
 

@@ -16,12 +16,15 @@ from banger.model.finding import Finding
 from banger.model.operation import DaemonStatus
 
 if TYPE_CHECKING:
+    from banger.daemon.artefacts import Shelf
     from banger.daemon.images import Images, Kernels
+    from banger.daemon.names import Names
     from banger.daemon.operations import Operations
     from banger.daemon.releases import Releases
     from banger.daemon.vms import Vms
     from banger.host import Host
     from banger.host.sqlite import Databases
+    from banger.model.catalog import ImageEntry, ImageManifest, ImagePart, KernelEntry, KernelManifest, KernelPart
 
 
 class Daemon:
@@ -39,9 +42,11 @@ class Daemon:
         kernels: Kernels,
         vms: Vms,
         releases: Releases,
+        names: Names,
     ) -> None:
         self.host, self.databases, self.build, self.catalogs = host, databases, build, catalogs
-        self.operations, self.images, self.kernels, self.vms, self.releases = operations, images, kernels, vms, releases
+        self.operations, self.images, self.kernels, self.vms = operations, images, kernels, vms
+        self.releases, self.names = releases, names
         self.started = host.clock.now()
         self.stopping = asyncio.Event()
 
@@ -57,6 +62,7 @@ class Daemon:
             started=self.started,
             machines=len(self.vms.machines),
             operations=len(self.operations.running),
+            names=self.names.summary(),
         )
 
     async def stop(self, *, force: bool) -> None:
@@ -84,37 +90,20 @@ class Daemon:
 
 def compose(host: Host, *, databases: Databases, build: str, agent: Path, catalogs: Path, tasks: asyncio.TaskGroup) -> Daemon:
     """Join the services; opens the database, touches nothing else."""
-    from banger.backends import load
-    from banger.daemon.artefacts import Shelf
     from banger.daemon.boots import Boots
-    from banger.daemon.catalogs import image_catalog, kernel_catalog
     from banger.daemon.images import Images, Kernels
+    from banger.daemon.names import Names
     from banger.daemon.operations import Operations
     from banger.daemon.releases import Releases
     from banger.daemon.resources import Resources
     from banger.daemon.store import MIGRATIONS, Store
     from banger.daemon.vms import Vms
-    from banger.model.catalog import ImageManifest, KernelManifest
 
-    kernel_shelf = Shelf(
-        "kernel",
-        host=host,
-        folder=host.paths.kernels,
-        catalog=kernel_catalog(host, catalogs),
-        manifest=KernelManifest,
-        source=lambda name: load("kernel", name, host),
-    )
-    image_shelf = Shelf(
-        "image",
-        host=host,
-        folder=host.paths.images,
-        catalog=image_catalog(host, catalogs),
-        manifest=ImageManifest,
-        source=lambda name: load("image", name, host),
-    )
+    kernel_shelf, image_shelf = _shelves(host, catalogs)
     operations = Operations(host.clock, tasks)
     kernels = Kernels(kernel_shelf, operations, lambda name: kernel_users(name))
     images = Images(image_shelf, operations, kernels, lambda name: [row.name for row in vms.rows() if row.image == name])
+    names = Names(host, lambda: vms.machines.values())
     store = Store(databases.open(host.paths.database, MIGRATIONS))
     vms = Vms(
         host,
@@ -124,6 +113,7 @@ def compose(host: Host, *, databases: Databases, build: str, agent: Path, catalo
         kernels=kernels,
         resources=Resources(host),
         boots=Boots(host, agent),
+        names=names,
         tasks=tasks,
     )
 
@@ -141,4 +131,31 @@ def compose(host: Host, *, databases: Databases, build: str, agent: Path, catalo
         kernels=kernels,
         vms=vms,
         releases=Releases(host, operations),
+        names=names,
     )
+
+
+def _shelves(host: Host, catalogs: Path) -> tuple[Shelf[KernelEntry, KernelManifest, KernelPart], Shelf[ImageEntry, ImageManifest, ImagePart]]:
+    """Where kernels and images are kept, and how more of them are had."""
+    from banger.backends import load
+    from banger.daemon.artefacts import Shelf
+    from banger.daemon.catalogs import image_catalog, kernel_catalog
+    from banger.model.catalog import ImageManifest, KernelManifest
+
+    kernels = Shelf(
+        "kernel",
+        host=host,
+        folder=host.paths.kernels,
+        catalog=kernel_catalog(host, catalogs),
+        manifest=KernelManifest,
+        source=lambda name: load("kernel", name, host),
+    )
+    images = Shelf(
+        "image",
+        host=host,
+        folder=host.paths.images,
+        catalog=image_catalog(host, catalogs),
+        manifest=ImageManifest,
+        source=lambda name: load("image", name, host),
+    )
+    return kernels, images

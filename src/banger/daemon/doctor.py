@@ -10,6 +10,7 @@ from banger.backends.image import ImageSource
 from banger.backends.kernel import KernelSource
 from banger.backends.network import Network
 from banger.backends.vmm import Vmm
+from banger.daemon import naming
 from banger.daemon.catalogs import image_catalog, kernel_catalog
 from banger.daemon.store import MIGRATIONS
 from banger.host import Host
@@ -36,6 +37,7 @@ def diagnose(host: Host, databases: Databases, catalogs: Path) -> list[Finding]:
     ]
     for backend in _backends(host):
         found += backend.check()
+    found += naming.findings(host)
     return list(dict.fromkeys(found))
 
 

@@ -14,6 +14,7 @@ from banger.daemon.boots import Boots
 from banger.daemon.duplex import Duplex
 from banger.daemon.images import Images, Kernels
 from banger.daemon.machine import Machine
+from banger.daemon.names import Names
 from banger.daemon.operations import Operations, Progress, failure_of
 from banger.daemon.resources import Resources, lasting
 from banger.daemon.store import Phase, Store, name_taken
@@ -42,10 +43,11 @@ class Vms:
         kernels: Kernels,
         resources: Resources,
         boots: Boots,
+        names: Names,
         tasks: asyncio.TaskGroup,
     ) -> None:
         self.host, self.store, self.operations, self.images, self.kernels = host, store, operations, images, kernels
-        self.resources, self.boots, self.tasks = resources, boots, tasks
+        self.resources, self.boots, self.names, self.tasks = resources, boots, names, tasks
         self.machines: dict[VmId, Machine] = {}
 
     # -- seeing ---------------------------------------------------------------------------------------------------------------------------------
@@ -129,6 +131,7 @@ class Vms:
                 await self.resources.ensure(machine.plan.disk)
             if start:
                 await machine.up(wait)
+                await self.names.began(machine)
             self.store.mark(machine.plan.id, Phase.KEPT)
             machine.phase = Phase.KEPT
         except BaseException as error:
@@ -229,6 +232,7 @@ class Vms:
         async with step("plan", planning.spec_line(machine.plan)):
             await machine.up(wait)
         self.watch(machine)
+        await self.names.began(machine)
         return machine.status()
 
     async def stop(self, reference: str, *, force: bool) -> VmStatus:
@@ -324,6 +328,7 @@ class Vms:
             self.host.consoles.start(plan.id)
             self.watch(machine)
             self.tasks.create_task(self._greet(machine), name=f"greet {plan.name}")
+            await self.names.began(machine)
         else:
             await machine.down()
 

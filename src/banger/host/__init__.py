@@ -18,10 +18,12 @@ if TYPE_CHECKING:
     from banger.host.files import Files
     from banger.host.kmod import Kmod
     from banger.host.links import Links
+    from banger.host.nameserver import NameServers
     from banger.host.nft import Nft
     from banger.host.privilege import Privilege
     from banger.host.proc import Proc
     from banger.host.qmp import Qmp
+    from banger.host.resolver import Resolver
     from banger.host.stream import Dialer
     from banger.host.web import Web
 
@@ -42,8 +44,10 @@ class Host:
     files: Files
     kmod: Kmod
     links: Links
+    nameservers: NameServers
     nft: Nft
     privilege: Privilege
     proc: Proc
     qmp: Qmp
+    resolver: Resolver
     web: Web

@@ -40,6 +40,9 @@ class Facts(Protocol):
     def root(self) -> bool:
         """Whether we are the superuser."""
 
+    def taken(self, port: int) -> bool:
+        """Whether something on this host is bound to this port of 127.0.0.1, for datagrams or streams."""
+
     def kvm(self) -> Kvm:
         """Usable means: /dev/kvm opens for reading and writing and the processor shows vmx or svm (some clouds' /dev/kvm has neither)."""
 
@@ -84,6 +87,10 @@ class RealFacts:
         """See Facts."""
         return os.geteuid() == 0
 
+    def taken(self, port: int) -> bool:
+        """See Facts."""
+        return any(_bound(Path("/proc/net", table), port) for table in ("udp", "tcp", "udp6", "tcp6"))
+
     def kvm(self) -> Kvm:
         """See Facts."""
         if not os.path.exists("/dev/kvm"):
@@ -94,3 +101,16 @@ class RealFacts:
         if not {"vmx", "svm"} & set(flags):
             return Kvm(False, "the processor shows no vmx or svm")
         return Kvm(True, "/dev/kvm is usable")
+
+
+def _bound(table: Path, port: int) -> bool:
+    """Whether a table of sockets (proc_net(5): addresses in hexadecimal, in the host's order) has the port at 127.0.0.1 or at all addresses.
+
+    Streams count while they listen only (state 0A); a socket of datagrams that is bound has state 07.
+    """
+    places = {f"{address}:{port:04X}" for address in ("0100007F", "0" * 8, "0" * 32)}
+    try:
+        lines = table.read_text().splitlines()[1:]
+    except FileNotFoundError:  # a kernel without IPv6
+        return False
+    return any(fields[1] in places and fields[3] in ("0A", "07") for fields in map(str.split, lines))

@@ -32,6 +32,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     catalog: Annotated[str, msgspec.Meta(description="folder with an images.json or kernels.json of your own")] = ""
     images_dir: Annotated[str, msgspec.Meta(description="where images are kept; empty: below the state folder")] = ""
     kernels_dir: Annotated[str, msgspec.Meta(description="where kernels are kept; empty: below the state folder")] = ""
+    dns_port: Annotated[int, msgspec.Meta(description="port of 127.0.0.1 where NAME.vm is answered; 0: nowhere", ge=0, le=65535)] = 42069
     console_bytes: Annotated[int, msgspec.Meta(description="how much of a guest's console is kept, in bytes", ge=4096)] = 1 << 20
     boot_timeout: Annotated[Seconds, msgspec.Meta(description="seconds until a guest's agent must answer", gt=0)] = 90.0
     stop_timeout: Annotated[Seconds, msgspec.Meta(description="seconds a guest has to power off before it is forced", gt=0)] = 10.0

@@ -47,7 +47,7 @@ class Text(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class DaemonStatus(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The daemon itself. `build` orders code by age: version, then the newest file's time in nanoseconds."""
+    """The daemon itself. `build` orders code by age: version, then the newest file's time in nanoseconds. `names`: where NAME.vm is answered."""
 
     pid: int
     version: str
@@ -58,3 +58,4 @@ class DaemonStatus(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     started: datetime
     machines: int
     operations: int
+    names: str

@@ -28,6 +28,11 @@ class Paths(msgspec.Struct, frozen=True, kw_only=True):
         return self.run / "bangerd.sock"
 
     @property
+    def names(self) -> Path:
+        """How the daemon that lives stands with names; doctor reads it."""
+        return self.run / "names.json"
+
+    @property
     def lock(self) -> Path:
         """Held by the one daemon of this state; says who holds it."""
         return self.state / "bangerd.lock"

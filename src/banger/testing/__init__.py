@@ -24,6 +24,7 @@ from banger.testing.ext4 import FakeExt4
 from banger.testing.facts import FakeFacts
 from banger.testing.guest import FakeGuest, Mood
 from banger.testing.links import FakeLinks
+from banger.testing.names import FakeNameServers, FakeResolver
 from banger.testing.nft import FakeNft
 from banger.testing.privilege import FakePrivilege
 from banger.testing.proc import FakeProc
@@ -53,6 +54,7 @@ class FakeHost:
         self.links, self.nft = FakeLinks(), FakeNft()
         self.proc, self.qemu, self.web = FakeProc(self.dialer), FakeQemu(), FakeWeb()
         self.privilege = FakePrivilege()
+        self.nameservers, self.resolver = FakeNameServers(), FakeResolver()
         self.proc.programs["qemu-system-x86_64"] = self.qemu
         self.proc.commands |= {Path(sys.executable).name: self._sieve, "passt": self._nothing, "mkfs.ext4": self._nothing}
         self.host = Host(
@@ -68,10 +70,12 @@ class FakeHost:
             files=RealFiles(),
             kmod=RealKmod(),
             links=self.links,
+            nameservers=self.nameservers,
             nft=self.nft,
             privilege=self.privilege,
             proc=self.proc,
             qmp=RealQmp(self.dialer),
+            resolver=self.resolver,
             web=self.web,
         )
 

@@ -12,6 +12,7 @@ class FakeFacts:
         self.count, self.mib, self.khz = 8, 16384, 2_500_000
         self.machine, self.superuser = "x86_64", False
         self.boot = "00000000-0000-4000-8000-000000000000"
+        self.ports: set[int] = set()
         self.has_kvm = Kvm(False, "/dev/kvm is missing")
 
     def cpus(self) -> int:
@@ -37,6 +38,10 @@ class FakeFacts:
     def root(self) -> bool:
         """See Facts."""
         return self.superuser
+
+    def taken(self, port: int) -> bool:
+        """See Facts."""
+        return port in self.ports
 
     def kvm(self) -> Kvm:
         """See Facts."""

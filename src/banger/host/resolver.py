@@ -1,0 +1,98 @@
+"""The host's resolver, as far as it can be told who answers for which names: systemd-resolved, by its command `resolvectl`.
+
+What is set belongs to an interface and goes with it, or with `revert`; /etc/resolv.conf and the resolver's own files are never written. Only root, or
+whom polkit allows, may do this.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Protocol
+
+from banger.host.files import Files
+from banger.host.proc import Proc
+from banger.model.errors import BadRequest, HostLacks
+from banger.model.names import LINK, Routing, checked_routing, server
+
+COMMAND = "resolvectl"
+TIMEOUT = 5.0
+#: It is there while systemd-resolved runs (systemd-resolved.service(8)).
+RUNTIME = Path("/run/systemd/resolve")
+CONFIGURATION = Path("/etc/resolv.conf")
+SWITCH = Path("/etc/nsswitch.conf")
+STUB = re.compile(rb"^\s*nameserver\s+127\.0\.0\.5[34]\s*$", re.MULTILINE)
+RESOLVE = re.compile(rb"^\s*hosts:.*\bresolve\b", re.MULTILINE)
+
+
+class Resolver(Protocol):
+    """What banger asks of the host's resolver."""
+
+    def lacks(self) -> str:
+        """Why nothing can be asked of it here, in one line; empty when systemd-resolved runs and its command is there."""
+
+    def asked(self) -> bool:
+        """Whether programs on this host ask systemd-resolved (by /etc/resolv.conf or nsswitch.conf)."""
+
+    async def route(self, routing: Routing) -> None:
+        """Send queries below these domains to that port while the interface is there; twice is once. What fails half-way is reverted.
+
+        HostLacks when it is not there, ToolFailed with its own words when it refuses (we are not root), BadRequest for what is never meant.
+        """
+
+    async def revert(self, link: str) -> None:
+        """Take back all that was set for an interface; an interface that is gone is success."""
+
+
+def commands(routing: Routing) -> list[list[str]]:
+    """What is run, in this order: at no moment do other names come to us. DNSSEC and TLS would fail for a private zone on a plain port."""
+    link = routing.link
+    return [
+        [COMMAND, "default-route", link, "no"],
+        [COMMAND, "dnssec", link, "no"],
+        [COMMAND, "dnsovertls", link, "no"],
+        [COMMAND, "domain", link, *(f"~{domain}" for domain in routing.domains)],
+        [COMMAND, "dns", link, server(routing.port)],
+    ]
+
+
+class RealResolver:
+    """systemd-resolved on this host."""
+
+    def __init__(self, proc: Proc, files: Files) -> None:
+        self.proc, self.files = proc, files
+
+    def lacks(self) -> str:
+        """See Resolver."""
+        if not RUNTIME.is_dir():
+            return "systemd-resolved does not run"
+        return "" if self.proc.which(COMMAND) else f"systemd-resolved runs, but its command {COMMAND} is missing"
+
+    def asked(self) -> bool:
+        """See Resolver."""
+        return bool(STUB.search(self._text(CONFIGURATION)) or RESOLVE.search(self._text(SWITCH)))
+
+    def _text(self, path: Path) -> bytes:
+        try:
+            return self.files.read(path) or b""
+        except OSError:  # a link in a circle, a folder: whatever it is, it leads nowhere
+            return b""
+
+    async def route(self, routing: Routing) -> None:
+        """See Resolver."""
+        checked_routing(routing)
+        if lack := self.lacks():
+            raise HostLacks(lack, hint="the guide's page on names has recipes for other resolvers")
+        try:
+            for command in commands(routing):
+                await self.proc.run(command, timeout=TIMEOUT)
+        except BaseException:
+            await self.revert(routing.link)
+            raise
+
+    async def revert(self, link: str) -> None:
+        """See Resolver."""
+        if not LINK.match(link):
+            raise BadRequest(f"{link!r} is not the name of an interface")
+        if not self.lacks() and Path("/sys/class/net", link).exists():
+            await self.proc.run([COMMAND, "revert", link], timeout=TIMEOUT)
