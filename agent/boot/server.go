@@ -32,6 +32,7 @@ func Server(version string, arguments []string) error {
 	machine := serve.NewMachine(version)
 	machine.Identified.Store(arguments[1] == "identified")
 	machine.Identify = inside.identify
+	machine.HostKeys = identity.HostKeys
 	machine.PowerOff = func() { power.Off(inside.layer, asked.reset) }
 	machine.HasInit = func() bool { return findInit("") != "" }
 	go inside.listen(machine)

@@ -11,19 +11,17 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 )
 
 // Request is the `identity` request of the wire.
 type Request struct {
-	Op             string   `json:"op"`
-	Hostname       string   `json:"hostname"`
-	MachineID      string   `json:"machine_id"`
-	TimeNS         int64    `json:"time_ns"`
-	Entropy        string   `json:"entropy"`
-	Network        *Network `json:"network"`
-	AuthorizedKeys []string `json:"authorized_keys"`
+	Op        string   `json:"op"`
+	Hostname  string   `json:"hostname"`
+	MachineID string   `json:"machine_id"`
+	TimeNS    int64    `json:"time_ns"`
+	Entropy   string   `json:"entropy"`
+	Network   *Network `json:"network"`
 }
 
 // Apply does all of it and returns the public host keys of the image's sshd, if it has one. An error names the part.
@@ -44,8 +42,7 @@ func Apply(request *Request) (hostKeys []string, err error) {
 		{"hostname", func() error { return setHostname(request.Hostname) }},
 		{"machine_id", func() error { return replace("/etc/machine-id", []byte(request.MachineID+"\n"), 0o444) }},
 		{"network", func() error { return configure(request.Network) }},
-		{"authorized_keys", func() error { return authorize(request.AuthorizedKeys) }},
-		{"host_keys", func() (err error) { hostKeys, err = ensureHostKeys(request.MachineID); return err }},
+		{"host_keys", func() (err error) { hostKeys, err = HostKeys(request.MachineID); return err }},
 	}
 	for _, step := range steps {
 		if err := step.do(); err != nil {
@@ -62,13 +59,14 @@ func (r *Request) check() error {
 	if r.Hostname == "" || len(r.Hostname) > 64 || strings.ContainsFunc(r.Hostname, func(c rune) bool { return !plain(c) }) {
 		return errors.New("hostname: not a host name of 1 to 64 characters")
 	}
-	if len(r.MachineID) != 32 || strings.Trim(r.MachineID, "0123456789abcdef") != "" {
+	if !isMachineID(r.MachineID) {
 		return errors.New("machine_id: not 32 hexadecimal digits")
 	}
-	if slices.ContainsFunc(r.AuthorizedKeys, func(line string) bool { return strings.ContainsAny(line, "\n\r\x00") }) {
-		return errors.New("authorized_keys: an entry is not one line")
-	}
 	return nil
+}
+
+func isMachineID(text string) bool {
+	return len(text) == 32 && strings.Trim(text, "0123456789abcdef") == ""
 }
 
 // replace puts the content at path in one step, unless it is there already. A link at path is replaced itself.
@@ -128,26 +126,4 @@ func setHostname(name string) error {
 		names += " " + short
 	}
 	return rewrite("/etc/hosts", "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n", 0o644, "127.0.1.1 "+names)
-}
-
-// authorize adds lines to root's keys; those that are there stay.
-func authorize(lines []string) error {
-	if len(lines) == 0 {
-		return nil
-	}
-	const folder, path = "/root/.ssh", "/root/.ssh/authorized_keys"
-	if err := os.MkdirAll(folder, 0o700); err != nil {
-		return err
-	}
-	if err := os.Chmod(folder, 0o700); err != nil {
-		return err
-	}
-	old, _ := os.ReadFile(path)
-	all := strings.Split(strings.TrimRight(string(old), "\n"), "\n")
-	for _, line := range lines {
-		if !slices.Contains(all, line) {
-			all = append(all, line)
-		}
-	}
-	return replace(path, []byte(strings.TrimLeft(strings.Join(all, "\n"), "\n")+"\n"), 0o600)
 }

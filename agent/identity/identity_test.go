@@ -53,9 +53,8 @@ func TestAWrongRequestIsRefusedByThePartThatIsWrong(t *testing.T) {
 		t.Fatal(err)
 	}
 	for part, wrong := range map[string]Request{
-		"hostname":        {Hostname: "a b", MachineID: sound.MachineID},
-		"machine_id":      {Hostname: "box", MachineID: strings.Repeat("0F", 16)},
-		"authorized_keys": {Hostname: "box", MachineID: sound.MachineID, AuthorizedKeys: []string{"one\ntwo"}},
+		"hostname":   {Hostname: "a b", MachineID: sound.MachineID},
+		"machine_id": {Hostname: "box", MachineID: strings.Repeat("0F", 16)},
 	} {
 		if err := wrong.check(); err == nil || !strings.HasPrefix(err.Error(), part) {
 			t.Errorf("%s: %v", part, err)
@@ -75,8 +74,46 @@ func TestAPrivateKeyIsLaidOutAsOpenSSHReadsIt(t *testing.T) {
 	if bytes.Count(blob, publicBlob(public)) != 2 || !bytes.Contains(blob, private) {
 		t.Error("the keys are not in it")
 	}
-	if keyMark("a") == keyMark("b") || keyMark("a") != keyMark("a") {
-		t.Error("marks")
+}
+
+func keysIn(t *testing.T, folder string) string {
+	t.Helper()
+	keys, err := hostKeys(folder, strings.Repeat("0f", 16))
+	if err != nil || len(keys) == 0 || !strings.HasPrefix(keys[0], "ssh-ed25519 ") {
+		t.Fatal(keys, err)
+	}
+	return keys[0]
+}
+
+func TestKeysOfAnotherMachineAreReplacedAndOnesOwnAreKept(t *testing.T) {
+	folder := t.TempDir()
+	for name, text := range map[string]string{"ssh_host_rsa_key": "baked", "ssh_host_rsa_key.pub": "ssh-rsa baked", "ssh_host_key_notes": "mine"} {
+		if err := os.WriteFile(filepath.Join(folder, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	first := keysIn(t, folder)
+	if again := keysIn(t, folder); again != first {
+		t.Error("made anew at the second start")
+	}
+	if left, _ := filepath.Glob(filepath.Join(folder, "ssh_host_*")); len(left) != 3 {
+		t.Error(left)
+	}
+	if err := os.WriteFile(filepath.Join(folder, "ssh_host_ed25519_key.pub"), []byte("ssh-ed25519 AAAA of the user's own\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if own := keysIn(t, folder); own != "ssh-ed25519 AAAA" {
+		t.Error("a key that the user has put there did not stay: ", own)
+	}
+	restored, err := hostKeys(folder, strings.Repeat("f0", 16))
+	if err != nil || restored[0] == first || restored[0] == "ssh-ed25519 AAAA" {
+		t.Error(restored, err)
+	}
+}
+
+func TestAnImageWithoutSSHHasNoKeys(t *testing.T) {
+	if keys, err := hostKeys(filepath.Join(t.TempDir(), "none"), strings.Repeat("0f", 16)); keys == nil || len(keys) != 0 || err != nil {
+		t.Error(keys, err)
 	}
 }
 

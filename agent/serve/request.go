@@ -82,6 +82,10 @@ func perform(machine *Machine, st *stream, op string, text []byte) (any, error) 
 		return doDial(st, text)
 	case "identity":
 		return doIdentity(machine, st, text)
+	case "ssh":
+		return doSSH(machine, st, text)
+	case "ssh-keys":
+		return doSSHKeys(machine, st, text)
 	case "ping", "info", "sync", "poweroff":
 	default:
 		return nil, refuse(unknownOp, "unknown op "+strconv.Quote(op))

@@ -23,6 +23,7 @@ const maxStreams = 256
 type Machine struct {
 	Version    string
 	Identify   func(request []byte) (hostKeys []string, err error)
+	HostKeys   func(machineID string) ([]string, error) // those of the image's sshd; made if there are none
 	PowerOff   func()
 	HasInit    func() bool // whether process 1, while it is the agent, is to become the image's init
 	Identified atomic.Bool

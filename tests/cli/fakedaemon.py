@@ -16,10 +16,11 @@ from datetime import UTC, datetime
 from banger.client import socket_path
 from banger.frontends.http.server import Service, serving
 from banger.model.build import build_id
-from banger.model.errors import Busy, Cancelled, GuestFailed, NotFound
+from banger.model.errors import Busy, Cancelled, GuestFailed, NoCommand, NotFound
 from banger.model.event import Event
 from banger.model.ids import OperationId, VmId
 from banger.model.operation import DaemonStatus, Operation, TargetResult, Text
+from banger.model.ssh import SshAccess, SshLogin
 from banger.model.vm import VmSpec, VmState, VmStatus
 from banger.ops import every_op
 from banger.wire import CONTROL, CREDIT, DATA, END, EOF, OPENED, RESET, STDERR, Frame, Meter, decode_credit, decode_json
@@ -208,9 +209,28 @@ class Underway:
         return Operation(id=OperationId(operation), name="vm.create", subject="slow", stage="boot", detail="", started=NOW, finished=NOW)
 
 
+class Ssh:
+    def __init__(self, machines: Machines) -> None:
+        self.machines, self.folder = machines, os.path.join(os.environ["XDG_STATE_HOME"], "ssh")
+
+    async def access(self) -> SshAccess:
+        os.makedirs(self.folder, exist_ok=True)
+        return SshAccess(folder=self.folder, public_key="ssh-ed25519 AAAA")
+
+    async def login(self, vm: str, user: str) -> SshLogin:
+        await self.access()
+        if self.machines.show(vm).name == "vm2":
+            raise NoCommand("ssh-keys in vm2: the image has no ssh server: sshd is not found")
+        return SshLogin(folder=self.folder, host=f"{self.machines.show(vm).name}.vm", user=user, fingerprints=())
+
+    async def connect(self, vm: str) -> Exec:
+        return await self.machines.open(vm, {"op": "ssh"})
+
+
 class Daemon:
     def __init__(self, rows: int) -> None:
         self.vms, self.operations = Machines(rows), Underway()
+        self.ssh = Ssh(self.vms)
 
     def status(self) -> DaemonStatus:
         return DaemonStatus(

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from banger.daemon.names import Names
     from banger.daemon.operations import Operations
     from banger.daemon.releases import Releases
+    from banger.daemon.ssh import Ssh
     from banger.daemon.vms import Vms
     from banger.host import Host
     from banger.host.sqlite import Databases
@@ -43,10 +44,11 @@ class Daemon:
         vms: Vms,
         releases: Releases,
         names: Names,
+        ssh: Ssh,
     ) -> None:
         self.host, self.databases, self.build, self.catalogs = host, databases, build, catalogs
         self.operations, self.images, self.kernels, self.vms = operations, images, kernels, vms
-        self.releases, self.names = releases, names
+        self.releases, self.names, self.ssh = releases, names, ssh
         self.started = host.clock.now()
         self.stopping = asyncio.Event()
 
@@ -96,6 +98,7 @@ def compose(host: Host, *, databases: Databases, build: str, agent: Path, catalo
     from banger.daemon.operations import Operations
     from banger.daemon.releases import Releases
     from banger.daemon.resources import Resources
+    from banger.daemon.ssh import Ssh
     from banger.daemon.store import MIGRATIONS, Store
     from banger.daemon.vms import Vms
 
@@ -132,6 +135,7 @@ def compose(host: Host, *, databases: Databases, build: str, agent: Path, catalo
         vms=vms,
         releases=Releases(host, operations),
         names=names,
+        ssh=Ssh(host, vms),
     )
 
 

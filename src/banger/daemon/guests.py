@@ -15,7 +15,7 @@ import msgspec
 
 from banger import __version__, wire
 from banger.host.stream import Stream
-from banger.model.errors import BadRequest, BangerError, GuestFailed, NotFound, TimedOut
+from banger.model.errors import BadRequest, BangerError, GuestFailed, NoCommand, NotFound, TimedOut
 
 log = logging.getLogger(__name__)
 HELLO_TIMEOUT = 10.0
@@ -246,7 +246,7 @@ def _result(payload: bytes, what: str) -> dict[str, object]:
     if isinstance(good, dict):
         return good
     code, message = (bad.get("code"), bad.get("message")) if isinstance(bad, dict) else ("failed", "no answer")
-    kind = NotFound if code in NOT_ON_HOST else GuestFailed
+    kind = NoCommand if code == NoCommand.code else NotFound if code in NOT_ON_HOST else GuestFailed
     raise kind(f"{what}: {str(message)[:1000]}")
 
 

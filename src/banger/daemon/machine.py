@@ -13,6 +13,7 @@ from collections.abc import Awaitable
 from banger.daemon import plan as planning
 from banger.daemon.guests import Conversation, Hello, converse
 from banger.daemon.resources import Resources, volatile
+from banger.daemon.ssh import KnownHosts
 from banger.daemon.store import Phase
 from banger.host import Host
 from banger.model.errors import BangerError, GuestFailed, TimedOut, VmmFailed, WrongState
@@ -31,8 +32,8 @@ END_SHOWS = 1.0
 class Machine:
     """A machine: its plan, its lock, and the conversation with its guest while there is one."""
 
-    def __init__(self, host: Host, resources: Resources, tasks: asyncio.TaskGroup, plan: VmPlan, phase: Phase) -> None:
-        self.host, self.resources, self.tasks, self.plan, self.phase = host, resources, tasks, plan, phase
+    def __init__(self, host: Host, resources: Resources, known: KnownHosts, tasks: asyncio.TaskGroup, plan: VmPlan, phase: Phase) -> None:
+        self.host, self.resources, self.known, self.tasks, self.plan, self.phase = host, resources, known, tasks, plan, phase
         self.lock = asyncio.Lock()
         self.dialling = asyncio.Lock()
         self.conversation: Conversation | None = None
@@ -169,10 +170,11 @@ class Machine:
         entropy = base64.b64encode(self.host.clock.random(64)).decode()
         request = planning.identity(self.plan, time_ns=self.host.clock.nanoseconds(), entropy=entropy)
         try:
-            await conversation.request(request, timeout=IDENTITY_TIMEOUT)
+            answer = await conversation.request(request, timeout=IDENTITY_TIMEOUT)
         except BaseException:
             conversation.close(GuestFailed("it could not be told who it is"))
             raise
+        self.known.pin(self.plan.name, answer.get("host_keys"))
 
     async def _settle(self) -> None:
         """Ask until the init has settled: systemd has no event for it that a stranger could wait on without a bus connection."""

@@ -182,5 +182,4 @@ def identity(plan: VmPlan, *, time_ns: int, entropy: str) -> dict[str, object]:
         "time_ns": time_ns,
         "entropy": entropy,
         "network": network,
-        "authorized_keys": [],
     }

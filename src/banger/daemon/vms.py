@@ -12,11 +12,13 @@ from contextlib import aclosing, suppress
 from banger.daemon import plan as planning
 from banger.daemon.boots import Boots
 from banger.daemon.duplex import Duplex
+from banger.daemon.guests import Conversation
 from banger.daemon.images import Images, Kernels
 from banger.daemon.machine import Machine
 from banger.daemon.names import Names
 from banger.daemon.operations import Operations, Progress, failure_of
 from banger.daemon.resources import Resources, lasting
+from banger.daemon.ssh import KnownHosts
 from banger.daemon.store import Phase, Store, name_taken
 from banger.host import Host
 from banger.model.errors import BadRequest, BangerError, NoSpace, NotFound, WrongState
@@ -48,6 +50,7 @@ class Vms:
     ) -> None:
         self.host, self.store, self.operations, self.images, self.kernels = host, store, operations, images, kernels
         self.resources, self.boots, self.names, self.tasks = resources, boots, names, tasks
+        self.known = KnownHosts(host)
         self.machines: dict[VmId, Machine] = {}
 
     # -- seeing ---------------------------------------------------------------------------------------------------------------------------------
@@ -87,12 +90,16 @@ class Vms:
 
     async def open(self, reference: str, request: Mapping[str, object]) -> Duplex:
         """A stream to the guest's agent; WrongState when the machine does not run."""
+        _, conversation = await self.talk(reference)
+        return await conversation.open(request)
+
+    async def talk(self, reference: str) -> tuple[Machine, Conversation]:
+        """A machine and the conversation with its agent; WrongState when it does not run."""
         machine = self.find(reference)
         status = machine.status()
         if status.state is VmState.FROZEN:
             raise WrongState(f"machine {status.name} is frozen: its process is stopped", hint=f"run: banger vm kill --signal CONT {status.name}")
-        conversation = await machine.meet(MEET_TIMEOUT)
-        return await conversation.open(request)
+        return machine, await machine.meet(MEET_TIMEOUT)
 
     # -- making ---------------------------------------------------------------------------------------------------------------------------------
 
@@ -163,7 +170,7 @@ class Vms:
                 machine_id=self.host.clock.random(16).hex(),
             )
             self.store.add(plan)
-            machine = Machine(self.host, self.resources, self.tasks, plan, Phase.CREATING)
+            machine = Machine(self.host, self.resources, self.known, self.tasks, plan, Phase.CREATING)
             self.machines[plan.id] = machine
             report(planning.spec_line(plan))
         return machine
@@ -191,6 +198,7 @@ class Vms:
             self.host.consoles.remove(plan.id)
             self.host.files.remove_tree(self.host.paths.vm_run(plan.id))
             self.host.files.remove_tree(self.host.paths.vm_state(plan.id))
+            self.known.forget(plan.name)
             await self._forget(plan.id)
             self.machines.pop(plan.id, None)
 
@@ -310,8 +318,10 @@ class Vms:
         """
         for fresh in self.host.paths.cache.rglob("*.new"):
             self.host.files.remove_tree(fresh)
-        for plan, phase in self.store.load():
-            machine = Machine(self.host, self.resources, self.tasks, plan, phase)
+        rows = self.store.load()
+        self.known.load([plan.name for plan, _ in rows])
+        for plan, phase in rows:
+            machine = Machine(self.host, self.resources, self.known, self.tasks, plan, phase)
             self.machines[plan.id] = machine
             try:
                 await self._adopt(machine)

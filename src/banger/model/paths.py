@@ -58,6 +58,21 @@ class Paths(msgspec.Struct, frozen=True, kw_only=True):
         return self.config / "config.toml"
 
     @property
+    def ssh(self) -> Path:
+        """What ssh needs to log in to machines: our key, their host keys, the client's configuration."""
+        return self.state / "ssh"
+
+    @property
+    def ssh_key(self) -> Path:
+        """This installation's private key; the public one is beside it as `id_ed25519.pub`."""
+        return self.ssh / "id_ed25519"
+
+    @property
+    def known_hosts(self) -> Path:
+        """The machines' host keys, as ssh reads them."""
+        return self.ssh / "known_hosts"
+
+    @property
     def machines(self) -> Path:
         """One folder a machine: what outlives its process."""
         return self.state / "vms"

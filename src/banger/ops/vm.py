@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from banger.daemon.duplex import Duplex
     from banger.daemon.operations import Progress
     from banger.model.operation import TargetResult, Text
+    from banger.model.ssh import SshLogin
     from banger.model.vm import VmStatus
 
 
@@ -125,6 +126,18 @@ async def exec_(
 async def dial(daemon: Daemon, *, vm: str, port: int, host: str = "127.0.0.1") -> Duplex:
     """Connect to a TCP port inside a machine, in any network mode."""
     return await daemon.vms.open(vm, {"op": "dial", "host": host, "port": port})
+
+
+@op("POST /vms/{vm}/ssh")
+async def ssh(daemon: Daemon, *, vm: str, user: str = "root") -> SshLogin:
+    """Make sure that a running machine can be logged in to by ssh, in any network mode, and say as what."""
+    return await daemon.ssh.login(vm, user)
+
+
+@op("POST /vms/{vm}/sshd")
+async def sshd(daemon: Daemon, *, vm: str) -> Duplex:
+    """Connect to an ssh server inside a machine, started for this connection: what ssh needs as its ProxyCommand."""
+    return await daemon.ssh.connect(vm)
 
 
 @op("POST /vms/prune")

@@ -6,6 +6,7 @@ and on the real thing.
 
 from __future__ import annotations
 
+import base64
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,7 +39,7 @@ __all__ = ["FakeGuest", "FakeHost", "Mood"]
 class FakeHost:
     """All fakes, and in `host` the record that is passed in. `async with` it, so that whoever answers on a socket ends with the test.
 
-    QEMU, passt and mkfs.ext4 count as installed.
+    QEMU, passt, mkfs.ext4 and ssh-keygen count as installed.
     """
 
     def __init__(self, root: Path, settings: Settings | None = None) -> None:
@@ -56,7 +57,7 @@ class FakeHost:
         self.privilege = FakePrivilege()
         self.nameservers, self.resolver = FakeNameServers(), FakeResolver()
         self.proc.programs["qemu-system-x86_64"] = self.qemu
-        self.proc.commands |= {Path(sys.executable).name: self._sieve, "passt": self._nothing, "mkfs.ext4": self._nothing}
+        self.proc.commands |= {Path(sys.executable).name: self._sieve, "passt": self._nothing, "mkfs.ext4": self._nothing, "ssh-keygen": self._keygen}
         self.host = Host(
             paths=self.paths,
             settings=settings or Settings(),
@@ -82,6 +83,14 @@ class FakeHost:
     async def _sieve(self, argv: Sequence[str], cwd: Path | None) -> bytes:
         """The one Python program that banger runs on a host goes to the background and prints its pid."""
         return str(self.proc.begin(argv, cwd or Path()).id.pid).encode()
+
+    async def _keygen(self, argv: Sequence[str], cwd: Path | None) -> bytes:
+        """A key that is the number of keys made so far."""
+        path = Path(argv[-1])
+        blob = b"\0\0\0\x0bssh-ed25519\0\0\0\x20" + sum(words[0] == "ssh-keygen" for words in self.proc.log).to_bytes(32, "big")
+        path.write_text("private\n")
+        path.with_suffix(".pub").write_text(f"ssh-ed25519 {base64.b64encode(blob).decode()} banger\n")
+        return b""
 
     async def _nothing(self, argv: Sequence[str], cwd: Path | None) -> bytes:
         return b""

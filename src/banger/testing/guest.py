@@ -29,6 +29,8 @@ class FakeGuest:
         self.boots = 0
         self.identified, self.booted = False, True
         self.boot_error = ""
+        #: What it says that its host keys are; None: there is no ssh server.
+        self.host_keys: list[object] | None = None
         self.commands: dict[tuple[str, ...], tuple[bytes, int]] = {("true",): (b"", 0), ("uname", "-r"): (b"6.1.0\n", 0)}
         self.requests: list[dict[str, object]] = []
         self.poweroff_works = True
@@ -119,7 +121,13 @@ class _Talk:
             await self._exec(number, request)
         elif op == "identity":
             self.guest.identified = True
-            await self._end(number, {"ok": {"host_keys": []}})
+            await self._end(number, {"ok": {"host_keys": self.guest.host_keys or []}})
+        elif op == "ssh-keys" and self.guest.host_keys is not None:
+            await self._end(number, {"ok": {"host_keys": self.guest.host_keys}})
+        elif op in ("ssh-keys", "ssh") and self.guest.host_keys is None:
+            await self._end(number, {"error": {"code": "no-command", "message": "the image has no ssh server"}})
+        elif op == "ssh":
+            await self._send(wire.OPENED, number, b"{}")
         elif op == "info":
             info = {"boot_id": self.guest.boot_id, "uptime_ms": 1, "kernel": "6.1.0", "init": "agent", "booted": self.guest.booted}
             await self._end(number, {"ok": info})

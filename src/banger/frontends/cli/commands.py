@@ -79,6 +79,7 @@ PARAMETERS = {
     "vm.stop.force": Shown("do not ask the guest: cut the power; what it has not yet written is lost"),
     "signal": Shown("signal for the VMM's process", "SIGNAL", choices=("KILL", "TERM", "INT", "STOP", "CONT")),
     "follow": Shown("go on as the console grows, until Ctrl-C", short="f"),
+    "vm.ssh.user": Shown("user in the guest", "USER"),
     "env": Shown("set an environment variable (may repeat)", "KEY=VALUE", short="e"),
     "cwd": Shown("working directory in the guest", "DIR", name="workdir", short="w"),
     "user": Shown("user in the guest: a name, a number, or number:number (default: root)", "USER", short="u"),
@@ -105,6 +106,8 @@ YES = Own("force", "f", "do not ask")
 INTERACTIVE = Own("interactive", "i", "pass stdin on (it is, unless --no-stdin is given)")
 TERMINAL = Own("tty", "t", "run it on a terminal; needs one on stdin")
 NO_STDIN = Own("no-stdin", "n", "give it an empty stdin, so that a loop around banger keeps its own")
+INSTALL = Own("install", "", "let ssh itself know about machines: one line at the top of ~/.ssh/config")
+UNINSTALL = Own("uninstall", "", "take that line out again")
 DETACH = Own("detach", "d", "leave the machine running and return")
 
 GROUPS: dict[str, tuple[str, tuple[Command, ...]]] = {
@@ -190,8 +193,28 @@ GROUPS: dict[str, tuple[str, tuple[Command, ...]]] = {
                 places=("vm", "port"),
                 examples=(
                     ("banger vm dial web 80", ""),
-                    ("ssh -o ProxyCommand='banger vm dial web 22' root@web", "any network mode, also none"),
+                    ("printf 'HEAD / HTTP/1.0\\r\\n\\r\\n' | banger vm dial web 80", "any network mode, also none"),
                 ),
+            ),
+            Command(
+                "vm ssh",
+                "vm.ssh",
+                "ssh:ssh",
+                about="Log in to a running machine by ssh, in any network mode; the exit status is ssh's.",
+                rest="SSH",
+                examples=(
+                    ("banger vm ssh web", "a shell"),
+                    ("banger vm ssh web -- df -h /", "a command; as with ssh, the guest's shell takes its words apart"),
+                    ("banger vm ssh web -N -L 8080:localhost:80", "options of ssh's own follow the name"),
+                    ("banger vm ssh --user postgres web -- psql", ""),
+                ),
+            ),
+            Command(
+                "vm sshd",
+                "vm.sshd",
+                "session:sshd",
+                about="Connect stdin and stdout to an ssh server in a machine: what ssh takes as its ProxyCommand.",
+                examples=(("ssh -o ProxyCommand='banger vm sshd %h' root@web.vm", "banger ssh-config writes this, and what else is needed"),),
             ),
         ),
     ),
@@ -255,6 +278,19 @@ SINGLE: dict[str, Command] = {
         "doctor:doctor",
         about="Check whether this host has what banger needs; changes nothing.",
         examples=(("banger doctor", "PASS, WARN and FAIL, each with its fix"), ("banger doctor --json", "")),
+    ),
+    "ssh-config": Command(
+        "ssh-config",
+        "ssh.access",
+        "sshconfig:configure",
+        about="Print ssh's configuration for machines, or install it, so that ssh, scp, rsync and editors know NAME.vm.",
+        own=(INSTALL, UNINSTALL),
+        rest="FILE",
+        examples=(
+            ("banger ssh-config --install", "then: ssh web.vm"),
+            ("banger ssh-config > web.conf", "or without: ssh -F web.conf web.vm"),
+            ("banger ssh-config --uninstall", "leaves the file as it was before"),
+        ),
     ),
     "completion": Command(
         "completion",

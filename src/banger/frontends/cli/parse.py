@@ -88,13 +88,17 @@ def _flag(name: str, annotation: str, shown: Shown, default: object) -> Flag:
     return Flag(name, long, kind, shown, default=default)
 
 
+#: What follows the places of commands whose rest is not a command of the guest's.
+MORE = {"SSH": " [SSH OPTIONS…] [-- CMD…]", "FILE": " [FILE]"}
+
+
 def usage(command: Command) -> str:
     """`banger vm stop NAME…`."""
     places = [shown_for(command.op, name).metavar for name in places_of(command)]
     if command.many and places:
         places[0] += "…"
-    rest = {"": "", "SHELL": " bash|zsh|fish", "CMD": " [-- CMD…]" if command.verb == "run" else " -- CMD…"}[command.rest]
-    return " ".join(["banger", command.words, *(["[FLAGS]"]), *places]) + rest
+    rest = {"": "", "SHELL": " bash|zsh|fish", "CMD": " [-- CMD…]" if command.verb == "run" else " -- CMD…"} | MORE
+    return " ".join(["banger", command.words, *(["[FLAGS]"]), *places]) + rest[command.rest]
 
 
 def near(word: str, words: list[str]) -> str:
@@ -123,6 +127,9 @@ class _Parser:
         todo = list(reversed(words))
         while todo:
             word = todo.pop()
+            if self._another_programs(word):
+                self.given.rest = [word, *reversed(todo)]
+                break
             if word == "--":
                 self._separated(list(reversed(todo)))
                 break
@@ -140,6 +147,12 @@ class _Parser:
         if "help" not in self.given.own:
             self._place()
         return self.given
+
+    def _another_programs(self, word: str) -> bool:
+        """ssh's own words begin after the name, with all that are not ours; it knows what `--` is, too."""
+        if self.command.rest != "SSH" or len(self.placed) < len(self.places):
+            return False
+        return not word.startswith("--") or word[2:].partition("=")[0] not in self.by_long
 
     def _rest_begins(self) -> bool:
         return bool(self.command.rest) and bool(self.places) and len(self.placed) == len(self.places)
@@ -221,7 +234,7 @@ class _Parser:
         if self.command.many:
             given.targets = list(dict.fromkeys(self.placed))
             return
-        if self.command.rest == "SHELL":
+        if self.command.rest in ("SHELL", "FILE"):
             given.rest, self.placed = self.placed + given.rest, []
         if len(self.placed) > len(names):
             hint = "write the command after --" if self.command.rest else ""

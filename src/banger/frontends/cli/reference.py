@@ -79,7 +79,7 @@ def _settings() -> str:
 
 
 def _place(op: Op) -> int:
-    nouns = [*GROUPS, "doctor"]
+    nouns = [*GROUPS, "ssh", "doctor"]
     return nouns.index(op.name.partition(".")[0])
 
 

@@ -1,4 +1,4 @@
-"""`exec`, `shell` and `dial`: this process's stdin, stdout and stderr joined to a stream in a guest."""
+"""`exec`, `shell`, `dial` and `sshd`: this process's stdin, stdout and stderr joined to a stream in a guest."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from banger.frontends.cli.pump import Pump
 from banger.model.errors import BadRequest
 
 ENDED_BY_SIGNAL = 128
+DOMAIN = ".vm"
 
 
 def execute(given: Given) -> int:
@@ -32,6 +33,12 @@ def shell(given: Given) -> int:
 def dial(given: Given) -> int:
     """stdin and stdout to a port in the guest."""
     return attach(Client(), "vm.dial", given.parameters, terminal=False, dial=True)
+
+
+def sshd(given: Given) -> int:
+    """stdin and stdout to an ssh server in the guest. ssh says `NAME.vm`."""
+    name = str(given.parameters["vm"]).removesuffix(DOMAIN)
+    return attach(Client(), "vm.sshd", {"vm": name}, terminal=False, dial=True)
 
 
 def attach(client: Client, op: str, parameters: dict[str, object], *, terminal: bool, stdin: bool = True, dial: bool = False) -> int:

@@ -1,0 +1,221 @@
+package serve
+
+import (
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+
+	"banger/agent/wire"
+)
+
+const (
+	// HostKeyFile is the one host key that an ssh server of ours shows.
+	HostKeyFile  = "/etc/ssh/ssh_host_ed25519_key"
+	welcomedKeys = "/run/banger/authorized_keys"
+	lastWords    = 1024
+)
+
+type sshRequest struct {
+	Op             string   `json:"op"`
+	AuthorizedKeys []string `json:"authorized_keys"`
+}
+
+type sshKeysRequest struct {
+	Op        string `json:"op"`
+	MachineID string `json:"machine_id"`
+}
+
+// sshCommand is an ssh server for one connection, on its stdin and stdout. It reads no configuration of the image's: whether
+// the image means its sshd for the network, and for whom, does not matter here. Keys only, and only those that the host
+// has just given; for any user. With PAM, because a user without a password is locked otherwise.
+func sshCommand(program string) []string {
+	command := []string{program, "-i", "-e", "-f", "/dev/null"}
+	for _, option := range []string{
+		"HostKey=" + HostKeyFile, "AuthorizedKeysFile=" + welcomedKeys, "AuthenticationMethods=publickey", "PasswordAuthentication=no",
+		"PermitRootLogin=prohibit-password", "UsePAM=yes", "Subsystem=sftp internal-sftp", "AcceptEnv=LANG LC_* COLORTERM", "PrintMotd=no", "UseDNS=no",
+	} {
+		command = append(command, "-o", option)
+	}
+	return command
+}
+
+func findSSH() (string, error) {
+	program, err := lookup("sshd", DefaultPath, "/")
+	if err != nil {
+		return "", refuse(noCommand, "the image has no ssh server: sshd is not found")
+	}
+	return program, nil
+}
+
+func doSSHKeys(machine *Machine, st *stream, text []byte) (any, error) {
+	var request sshKeysRequest
+	if err := Parse(text, &request); err != nil {
+		return nil, err
+	}
+	if machine.HostKeys == nil {
+		return nil, refuse(failed, "this agent may not change the system it runs in")
+	}
+	if err := machine.hold(st); err != nil {
+		return nil, err
+	}
+	if _, err := findSSH(); err != nil {
+		return nil, err
+	}
+	keys, err := machine.HostKeys(request.MachineID)
+	if err != nil {
+		return nil, refuse(failed, "host keys: "+err.Error())
+	}
+	return map[string][]string{"host_keys": keys}, nil
+}
+
+// doSSH joins a stream to an ssh server of its own. So it needs no network, no port, no service that has started, and
+// nothing in anybody's home.
+func doSSH(machine *Machine, st *stream, text []byte) (any, error) {
+	var request sshRequest
+	if err := Parse(text, &request); err != nil {
+		return nil, err
+	}
+	if err := machine.hold(st); err != nil {
+		return nil, err
+	}
+	program, err := findSSH()
+	if err != nil {
+		return nil, err
+	}
+	if _, err := os.Stat(HostKeyFile); err != nil {
+		return nil, refuse(failed, "the ssh server has no host key: "+err.Error())
+	}
+	if err := welcome(request.AuthorizedKeys); err != nil {
+		return nil, err
+	}
+	ours, ends, err := sshEnds()
+	if err != nil {
+		return nil, refuse(failed, err.Error())
+	}
+	defer ours.Close()
+	defer ends.errors.Close()
+	running, err := start(&command{path: program, argv: sshCommand(program), env: []string{"PATH=" + DefaultPath}, cwd: "/"}, ends)
+	if err != nil {
+		return nil, err
+	}
+	st.onReset(func() { _ = ours.Close() })
+	return converse(st, running, ours, ends.errors)
+}
+
+// converse carries bytes until the server has ended. One that ends without a word says why on its stderr.
+func converse(st *stream, running *process, ours *net.UnixConn, errors *os.File) (any, error) {
+	st.opened(struct{}{})
+	go func() {
+		st.receive(ours)
+		_ = ours.CloseWrite()
+	}()
+	var complaint tail
+	var reading sync.WaitGroup
+	reading.Add(1)
+	go func() {
+		defer reading.Done()
+		complaint.drain(errors)
+	}()
+	counted := &counter{from: ours}
+	st.pump(wire.Data, counted)
+	st.eof()
+	status := running.wait(&endings{errors: errors})
+	reading.Wait()
+	if counted.bytes == 0 && status != 0 {
+		return nil, refuse(failed, "sshd ended with status "+strconv.Itoa(status.ExitStatus())+": "+complaint.text())
+	}
+	return struct{}{}, nil
+}
+
+// welcome puts the keys that may log in where the server finds them: outside all homes, and gone with the boot.
+func welcome(keys []string) error {
+	for _, key := range keys {
+		if strings.ContainsAny(key, "\n\r\x00") {
+			return refuse(badRequest, "authorized_keys: an entry is not one line")
+		}
+	}
+	content := strings.Join(keys, "\n") + "\n"
+	_ = os.Mkdir("/run/sshd", 0o755) // Debian's sshd does not start without, and only its service makes it
+	if err := os.MkdirAll(filepath.Dir(welcomedKeys), 0o755); err != nil {
+		return refuse(failed, err.Error())
+	}
+	if old, err := os.ReadFile(welcomedKeys); err == nil && string(old) == content {
+		return nil
+	}
+	fresh, err := os.CreateTemp(filepath.Dir(welcomedKeys), ".keys-*")
+	if err != nil {
+		return refuse(failed, err.Error())
+	}
+	defer os.Remove(fresh.Name())
+	_, err = fresh.WriteString(content)
+	if err == nil {
+		err = fresh.Chmod(0o644) // sshd reads it as the user who logs in
+	}
+	if err == nil {
+		err = fresh.Close()
+	}
+	if err == nil {
+		err = os.Rename(fresh.Name(), welcomedKeys)
+	}
+	if err != nil {
+		return refuse(failed, err.Error())
+	}
+	return nil
+}
+
+// sshEnds makes a socket that is the server's stdin and stdout, and a pipe for its complaints.
+func sshEnds() (*net.UnixConn, *endings, error) {
+	pair, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, os.NewSyscallError("socketpair", err)
+	}
+	near, far := os.NewFile(uintptr(pair[0]), "ssh"), os.NewFile(uintptr(pair[1]), "sshd")
+	conn, err := net.FileConn(near)
+	_ = near.Close()
+	if err != nil {
+		_ = far.Close()
+		return nil, nil, err
+	}
+	said, say, err := os.Pipe()
+	if err != nil {
+		_ = far.Close()
+		_ = conn.Close()
+		return nil, nil, err
+	}
+	return conn.(*net.UnixConn), &endings{errors: said, theirs: [3]*os.File{far, far, say}}, nil
+}
+
+// counter tells whether anything has come.
+type counter struct {
+	from  *net.UnixConn
+	bytes int
+}
+
+func (c *counter) Read(into []byte) (int, error) {
+	n, err := c.from.Read(into)
+	c.bytes += n
+	return n, err
+}
+
+// tail keeps the end of what was said.
+type tail struct{ kept []byte }
+
+func (t *tail) drain(from *os.File) {
+	piece := make([]byte, lastWords)
+	for {
+		n, err := from.Read(piece)
+		t.kept = append(t.kept, piece[:n]...)
+		t.kept = t.kept[max(0, len(t.kept)-lastWords):]
+		if err != nil {
+			return
+		}
+	}
+}
+
+func (t *tail) text() string {
+	return strings.ToValidUTF8(strings.Join(strings.Fields(string(t.kept)), " "), "?")
+}
