@@ -17,12 +17,15 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from banger.host.links import Links
+from banger.host.nft import Nft
+from banger.host.owned import OwnedLinks, OwnedNft
 from banger.host.privilege import Held, Means, Privilege, Standing, give_up_the_rest
 from banger.host.proc import SYSTEM_PATH
 from banger.host.served import Servant, Served, served
 from banger.model.build import build_id
 from banger.model.errors import BadRequest, BangerError
-from banger.model.rules import Owner
+from banger.model.rules import SERVED, Owner
 
 log = logging.getLogger(__name__)
 USAGE = "usage: python -m banger.helper --owner UID:GID --root FOLDER [--root FOLDER ...]"
@@ -56,7 +59,12 @@ def handed_over(environment: Mapping[str, str]) -> socket.socket:
 def interfaces(owner: Owner) -> dict[str, Served]:
     """All that is served, with its rules."""
     standing = Standing(means=Means.HELPER, pid=os.getpid(), build=build_id(), owner=owner.uid, roots=tuple(map(str, owner.roots)))
-    return {"privilege": served(Privilege, Held(standing), {"standing": {}})}
+    links = OwnedLinks(owner)
+    return {
+        "privilege": served(Privilege, Held(standing), SERVED["privilege"]),
+        "links": served(Links, links, SERVED["links"]),
+        "nft": served(Nft, OwnedNft(links), SERVED["nft"]),
+    }
 
 
 async def serve(owner: Owner, listener: socket.socket) -> None:

@@ -76,7 +76,7 @@ BAD: list[tuple[Rule, object]] = [
     (rules.beneath, Path(f"{ROOT}-evil/x")),
     (rules.beneath, Path(f"/{ROOT}/x")),
     (rules.beneath, Path(f"{ROOT}/x\0y")),
-    (rules.beneath, str(ROOT / "x")),
+    (rules.beneath, 3),
 ]
 
 

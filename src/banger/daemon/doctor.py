@@ -114,7 +114,7 @@ def _privilege(host: Host) -> Finding:
     if found.means is Means.ROOT:
         return Finding(level=Level.PASS, subject="privilege", message="banger is root itself")
     again = "as root: banger system install --owner USER"
-    outside = [path for path in (host.paths.state, host.paths.images) if not any(path.resolve().is_relative_to(root) for root in found.roots)]
+    outside = [path for path in (host.paths.state, host.paths.images) if not any(path.is_relative_to(root) for root in found.roots)]
     if outside:
         return Finding(level=Level.WARN, subject="privilege", message=f"the helper takes no file in {outside[0]}", fix=f"{again} --root {outside[0]}")
     if found.build != build_id():

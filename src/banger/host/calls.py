@@ -55,10 +55,8 @@ class Method:
     waits: bool
 
     def pack(self, positional: Sequence[object], named: Mapping[str, object]) -> bytes:
-        """The JSON of its arguments; TypeError when they are not those of the signature. Paths are written as they really are, for the helper
-        follows no link."""
-        given = {**dict(zip(self.arguments.__struct_fields__, positional, strict=False)), **named}
-        return codec.encode(self.arguments(**{name: value.resolve() if isinstance(value, Path) else value for name, value in given.items()}))
+        """The JSON of its arguments; TypeError when they are not those of the signature."""
+        return codec.encode(self.arguments(**{**dict(zip(self.arguments.__struct_fields__, positional, strict=False)), **named}))
 
     def unpack(self, data: bytes) -> dict[str, object]:
         """Its arguments by name; BadRequest names what is wrong with them."""

@@ -20,11 +20,14 @@ from banger.host.calls import LIMIT, Answer, Method, Request, error_of, methods
 from banger.model import codec
 from banger.model.errors import HostLacks, TimedOut
 from banger.model.event import operation
+from banger.model.rules import SERVED
 
 T = TypeVar("T")
 #: How long a call that must not wait may take, and one that may.
 QUICK_SECONDS, SLOW_SECONDS = 5.0, 30.0
 INSTALL = "as root: banger system install --owner USER"
+#: Methods that say in words what is missing.
+EXCUSES = frozenset({"usable", "trouble"})
 AGAIN = "see: banger system status"
 
 
@@ -120,9 +123,27 @@ def judged(method: Method, data: bytes) -> object:
     return method.read_result(bytes(answer.result))
 
 
-def remote(protocol: type[T], interface: str, line: Line) -> T:
-    """The interface, served by the helper."""
-    return _made(protocol, {name: _sender(line, interface, name, method) for name, method in methods(protocol).items()})
+def remote(protocol: type[T], interface: str, line: Line, *, here: T | None = None) -> T:
+    """The interface, served by the helper; what the helper does not serve, because it needs no privilege, is done by `here`."""
+    body: dict[str, Callable[..., object]] = {}
+    for name, method in methods(protocol).items():
+        if name in SERVED[interface]:
+            body[name] = _excused(_sender(line, interface, name, method)) if name in EXCUSES else _sender(line, interface, name, method)
+        elif here is not None:
+            body[name] = staticmethod(getattr(here, name))
+    return cast(T, type(f"Remote{protocol.__name__}", (), dict(body))())
+
+
+def _excused(send: Callable[..., object]) -> Callable[..., object]:
+    """Asked what is missing, it is an answer that the helper is."""
+
+    def ask(*positional: object, **named: object) -> object:
+        try:
+            return send(*positional, **named)
+        except (HostLacks, TimedOut) as error:
+            return f"{error.message} ({error.hint})"
+
+    return ask
 
 
 def _sender(line: Line, interface: str, name: str, method: Method) -> Callable[..., object]:
@@ -133,8 +154,3 @@ def _sender(line: Line, interface: str, name: str, method: Method) -> Callable[.
         return await line.wait(interface, name, method, method.pack(positional, named))
 
     return send_and_wait if method.waits else send
-
-
-def _made(protocol: type[T], body: dict[str, Callable[..., object]]) -> T:
-    """An object with these methods. The type checker is told what `methods` ensures: they are the Protocol's."""
-    return cast(T, type(f"Remote{protocol.__name__}", (), dict(body))())

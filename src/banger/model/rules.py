@@ -35,6 +35,12 @@ Rule = Callable[[object, Owner], str]
 Rules = Mapping[str, Mapping[str, Rule]]
 
 
+def shown(value: object) -> str:
+    """A hostile value for a message and a log: short, and without control characters."""
+    said = repr(value)
+    return said if len(said) <= 80 else f"{said[:77]}..."
+
+
 def text(pattern: str, what: str) -> Rule:
     """A text that matches as a whole."""
     wanted = re.compile(pattern, re.ASCII)
@@ -103,6 +109,17 @@ def exactly(wanted: object) -> Rule:
     return lambda value, _: "" if type(value) is type(wanted) and value == wanted else f"must be {shown(wanted)}: {shown(value)}"
 
 
+def fields(**of: Rule) -> Rule:
+    """A record, each field of which is good; one without a rule is not."""
+
+    def rule(value: object, owner: Owner) -> str:
+        if not isinstance(value, msgspec.Struct) or set(of) != set(value.__struct_fields__):
+            return f"is no record of {', '.join(of)}: {shown(value)}"
+        return next((f"{name} {trouble}" for name, one in of.items() if (trouble := one(getattr(value, name), owner))), "")
+
+    return rule
+
+
 def owners_uid(value: object, owner: Owner) -> str:
     """The number of the user that is served."""
     return "" if type(value) is int and value == owner.uid else f"is not the user that is served: {shown(value)}"
@@ -146,14 +163,46 @@ def host_in_subnet(value: object, _: Owner) -> str:
 
 def beneath(value: object, owner: Owner) -> str:
     """The path of something below one of the owner's folders, written without detours."""
-    path = str(value) if isinstance(value, Path) else ""
+    path = str(value) if isinstance(value, Path | str) else ""
     if not path.startswith("/") or "\0" in path or os.path.normpath(path) != path or path.startswith("//"):
         return f"is no plain absolute path: {shown(str(value))}"
     inside = any(Path(path).is_relative_to(root) and Path(path) != root for root in owner.roots)
     return "" if inside else f"is not below {' or '.join(map(str, owner.roots))}: {shown(path)}"
 
 
-def shown(value: object) -> str:
-    """A hostile value for a message and a log: short, and without control characters."""
-    said = repr(value)
-    return said if len(said) <= 80 else f"{said[:77]}..."
+def owners_bridge(value: object, owner: Owner) -> str:
+    """The alias by which a bridge is known as this owner's: it names the state folder."""
+    good = isinstance(value, str) and any(value == f"{BRIDGE_ALIAS}{root}"[:LONGEST_ALIAS] for root in owner.roots)
+    return "" if good else f"does not name a folder of the user that is served: {shown(value)}"
+
+
+#: What the alias of a bridge of banger's begins with, and how long one can be (IFALIASZ in linux/if.h, less the final zero).
+BRIDGE_ALIAS, LONGEST_ALIAS = "banger at ", 255
+BRIDGE = interface(r"br-banger(-[a-z0-9]{1,5})?", "the name of a bridge of banger's")
+TAP = interface(r"bgr-([a-z0-9]{1,5}-)?[0-9]{1,4}", "the name of a TAP of banger's")
+#: 52:42, which is locally administered and unicast, and what the address or the id makes of the rest.
+MAC = text(r"52:42(:[0-9a-f]{2}){4}", "the MAC of a machine of banger's")
+GUEST = fields(mac=MAC, address=address, nat=flag)
+#: A bridge has no more ports.
+MOST_GUESTS = 1023
+
+#: By interface, as the daemon's Host has it. Methods without rules are not served: they need no privilege, and the daemon does them itself.
+SERVED: Mapping[str, Rules] = {
+    "privilege": {"standing": {}},
+    "links": {
+        "usable": {},
+        "forward": {},
+        "bridge": {"name": BRIDGE, "address": host_in_subnet, "mac": MAC, "alias": owners_bridge},
+        "tap": {"name": TAP, "bridge": BRIDGE, "uid": owners_uid, "mac": MAC, "address": address},
+        "remove": {"name": either(TAP, BRIDGE)},
+    },
+    "nft": {
+        "usable": {},
+        "renew": {"bridge": BRIDGE, "guests": each(GUEST, MOST_GUESTS)},
+        "guest": {"bridge": BRIDGE, "guest": GUEST},
+        "forget": {"bridge": BRIDGE, "guest": GUEST},
+        "remove": {"bridge": BRIDGE},
+        "guests": {"bridge": BRIDGE},
+        "refusals": {"bridge": BRIDGE},
+    },
+}
