@@ -66,6 +66,7 @@ class Machine:
             network=plan.nic.backend,
             address=plan.nic.address,
             host_access=plan.nic.host_access,
+            nat=plan.nic.nat,
             vmm=plan.machine.backend,
             accelerator=plan.machine.accelerator,
             reason=plan.machine.reason,

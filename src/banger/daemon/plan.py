@@ -23,6 +23,8 @@ from banger.model.vm import VmPlan, VmSpec
 
 VMM_ORDER = ("firecracker", "qemu")
 WAITS = ("agent", "boot")
+#: Whose plan is not kept.
+NOBODY = VmId("0" * 12)
 
 
 class Resolved(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,6 +38,7 @@ class Resolved(msgspec.Struct, frozen=True, kw_only=True):
     disk_bytes: int
     network: str
     host_access: bool
+    nat: bool | None
     vmm: str
     rm: bool
 
@@ -58,6 +61,7 @@ def resolve(spec: VmSpec, settings: Settings, size: HostSize, *, name: str) -> R
         disk_bytes=first(spec.disk_bytes, parse_size(settings.disk_size)),
         network=spec.network or settings.network,
         host_access=spec.host_access,
+        nat=spec.nat,
         vmm=spec.vmm or settings.vmm,
         rm=spec.rm,
     )
@@ -114,8 +118,8 @@ class Boot(msgspec.Struct, frozen=True, kw_only=True):
 NO_BOOT = Boot(base=Path("/"), kernel=Path("/"), initramfs=Path("/"))
 
 
-def parts(asked: Resolved, vm: VmId, boot: Boot, backends: Backends) -> MachinePart:
-    """Every part, each decided by its backend (disk and network within the machine's); BadRequest for what cannot be."""
+def parts(asked: Resolved, vm: VmId, boot: Boot, backends: Backends, taken: frozenset[str] = frozenset()) -> MachinePart:
+    """Every part, each decided by its backend (disk and network within the machine's); BadRequest for what cannot be. `taken`: others' addresses."""
     return backends.vmm.plan(
         vm,
         vcpu=asked.vcpu,
@@ -123,15 +127,15 @@ def parts(asked: Resolved, vm: VmId, boot: Boot, backends: Backends) -> MachineP
         kernel=str(boot.kernel),
         initramfs=str(boot.initramfs),
         disk=backends.disk.plan(vm, base=boot.base, size=asked.disk_bytes),
-        nic=backends.network.plan(vm, host_access=asked.host_access),
+        nic=backends.network.plan(vm, host_access=asked.host_access, nat=asked.nat, taken=taken),
     )
 
 
-def check(asked: Resolved, backends: Backends) -> None:
+def check(asked: Resolved, backends: Backends, taken: frozenset[str] = frozenset()) -> None:
     """Refuse an impossible request, or one that this host lacks something for, before anything is fetched for it."""
-    parts(asked, VmId("0" * 12), NO_BOOT, backends)
+    parts(asked, NOBODY, NO_BOOT, backends, taken)
     require([*backends.vmm.check(), *backends.disk.check(), *backends.network.check()])
-    for missing in (backends.vmm.usable(), backends.disk.usable()):
+    for missing in (backends.vmm.usable(), backends.disk.usable(), backends.network.usable()):
         if missing:
             raise HostLacks(missing, hint="run: banger doctor")
 
@@ -143,9 +147,19 @@ def require(findings: Sequence[Finding]) -> None:
             raise HostLacks(finding.message, hint=f"as root: {finding.fix}" if finding.packages else finding.fix)
 
 
-def decide(asked: Resolved, boot: Boot, backends: Backends, *, vm: VmId, now: datetime, image: ImageManifest, machine_id: str) -> VmPlan:
-    """The whole plan."""
-    machine = parts(asked, vm, boot, backends)
+def decide(
+    asked: Resolved,
+    boot: Boot,
+    backends: Backends,
+    *,
+    vm: VmId,
+    now: datetime,
+    image: ImageManifest,
+    machine_id: str,
+    taken: frozenset[str] = frozenset(),
+) -> VmPlan:
+    """The whole plan; whoever saves it must have looked up `taken` without having waited since."""
+    machine = parts(asked, vm, boot, backends, taken)
     return VmPlan(
         id=vm,
         name=asked.name,
@@ -159,6 +173,12 @@ def decide(asked: Resolved, boot: Boot, backends: Backends, *, vm: VmId, now: da
         nic=machine.nic,
         machine=machine,
     )
+
+
+def with_nat(plan: VmPlan, nat: bool) -> VmPlan:
+    """The plan with another decision about NAT."""
+    nic = msgspec.structs.replace(plan.nic, nat=nat)
+    return msgspec.structs.replace(plan, nic=nic, machine=msgspec.structs.replace(plan.machine, nic=nic))
 
 
 def spec_line(plan: VmPlan) -> str:

@@ -42,6 +42,10 @@ class Store:
         """Change a row's phase."""
         self.database.execute("UPDATE vms SET phase = ? WHERE id = ?", (phase, vm))
 
+    def change(self, plan: VmPlan) -> None:
+        """Save a plan again; its name stays."""
+        self.database.execute("UPDATE vms SET plan = ? WHERE id = ?", (codec.encode(plan), plan.id))
+
     def drop(self, vm: VmId) -> None:
         """Forget a machine; missing is success."""
         self.database.execute("DELETE FROM vms WHERE id = ?", (vm,))

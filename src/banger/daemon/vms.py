@@ -9,11 +9,13 @@ import signal as signals
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing, suppress
 
+from banger.backends.network import Shared
 from banger.daemon import plan as planning
 from banger.daemon.boots import Boots
 from banger.daemon.duplex import Duplex
 from banger.daemon.guests import Conversation
 from banger.daemon.images import Images, Kernels
+from banger.daemon.leases import Leases
 from banger.daemon.machine import Machine
 from banger.daemon.names import Names
 from banger.daemon.operations import Operations, Progress, failure_of
@@ -52,6 +54,7 @@ class Vms:
         self.resources, self.boots, self.names, self.tasks = resources, boots, names, tasks
         self.known = KnownHosts(host)
         self.machines: dict[VmId, Machine] = {}
+        self.leases = Leases(resources, self.machines, host.settings.tap_pool)
 
     # -- seeing ---------------------------------------------------------------------------------------------------------------------------------
 
@@ -117,7 +120,7 @@ class Vms:
             disk=self.resources.disks[asked.disk],
             network=self.resources.networks[asked.network],
         )
-        planning.check(asked, backends)
+        planning.check(asked, backends, self.leases.taken(asked.network))
         if asked.name in taken:
             raise name_taken(asked.name)
         if asked.rm and not start:
@@ -168,10 +171,12 @@ class Vms:
                 now=self.host.clock.now(),
                 image=image,
                 machine_id=self.host.clock.random(16).hex(),
+                taken=self.leases.taken(asked.network),
             )
             self.store.add(plan)
             machine = Machine(self.host, self.resources, self.known, self.tasks, plan, Phase.CREATING)
             self.machines[plan.id] = machine
+            self.leases.touch()
             report(planning.spec_line(plan))
         return machine
 
@@ -201,6 +206,7 @@ class Vms:
             self.known.forget(plan.name)
             await self._forget(plan.id)
             self.machines.pop(plan.id, None)
+        self.leases.touch()
 
     async def _forget(self, vm: VmId) -> None:
         """On a full disk there is room again once the machine's files have gone; the kernel may take a moment to give it back."""
@@ -250,6 +256,7 @@ class Vms:
         if machine.inspect().running and not force:
             await machine.power_off(self.host.settings.stop_timeout)
         await machine.down()
+        self.leases.touch()
         machine.note = ""
         return machine.status()
 
@@ -264,6 +271,20 @@ class Vms:
             raise WrongState(f"machine {machine.plan.name} is not running")
         if number is signals.SIGKILL:
             await machine.down()
+        return machine.status()
+
+    async def change(self, reference: str, *, nat: bool | None) -> VmStatus:
+        """Change what can be changed while a machine runs; it is as changed after the next start, too."""
+        machine = self._kept(reference)
+        if nat is None:
+            raise BadRequest("nothing is to be changed", hint="give --nat or --no-nat")
+        if not isinstance(self.resources.networks[machine.plan.nic.backend], Shared):
+            raise BadRequest(f"machine {machine.plan.name} is on the network {machine.plan.nic.backend}, which has no NAT to be switched")
+        async with machine.lock:
+            machine.plan = planning.with_nat(machine.plan, nat)
+            self.store.change(machine.plan)
+            if machine.inspect().running:
+                await self.resources.ensure(machine.plan.nic)
         return machine.status()
 
     async def delete(self, reference: str) -> None:
@@ -305,6 +326,7 @@ class Vms:
             while not await machine.reap():
                 await vmm.gone(machine.plan.machine)
             log.info("%s has ended", machine.plan.name)
+            self.leases.touch()
             if machine.plan.rm and machine.phase is Phase.KEPT:
                 await self._destroy(machine)
         except (BangerError, OSError) as error:
@@ -321,13 +343,17 @@ class Vms:
         rows = self.store.load()
         self.known.load([plan.name for plan, _ in rows])
         for plan, phase in rows:
-            machine = Machine(self.host, self.resources, self.known, self.tasks, plan, phase)
-            self.machines[plan.id] = machine
+            self.machines[plan.id] = Machine(self.host, self.resources, self.known, self.tasks, plan, phase)
+        await self.leases.settle()
+        for machine in list(self.machines.values()):
             try:
                 await self._adopt(machine)
             except (BangerError, OSError) as error:
                 machine.note = f"could not be taken over: {error}"
-                log.warning("%s: %s", plan.name, machine.note)
+                log.warning("%s: %s", machine.plan.name, machine.note)
+        if self.leases.ready:
+            self.leases.touch()
+            self.tasks.create_task(self.leases.keep(), name="keep TAPs ready")
 
     async def _adopt(self, machine: Machine) -> None:
         plan = machine.plan

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import platform
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
 import msgspec
 
 from banger.host.tsc import measure_khz
+
+#: The second is what systemd-resolved knows behind its own 127.0.0.53.
+RESOLVERS = (Path("/etc/resolv.conf"), Path("/run/systemd/resolve/resolv.conf"))
 
 
 class Kvm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -43,8 +48,26 @@ class Facts(Protocol):
     def taken(self, port: int) -> bool:
         """Whether something on this host is bound to this port of 127.0.0.1, for datagrams or streams."""
 
+    def uid(self) -> int:
+        """Who we are."""
+
+    def nameservers(self) -> tuple[str, ...]:
+        """The host's name servers that others can ask, too: IPv4, and none on the loopback; behind systemd-resolved, those that it asks."""
+
     def kvm(self) -> Kvm:
         """Usable means: /dev/kvm opens for reading and writing and the processor shows vmx or svm (some clouds' /dev/kvm has neither)."""
+
+
+def parse_nameservers(text: str) -> tuple[str, ...]:
+    """What a resolv.conf(5) names, as far as somebody else than the host can ask it."""
+    words = [line.split() for line in text.splitlines()]
+    named = [line[1] for line in words if len(line) > 1 and line[0] == "nameserver"]
+    usable = []
+    for name in named:
+        with suppress(ValueError):
+            if not ipaddress.IPv4Address(name).is_loopback and name != "0.0.0.0":
+                usable.append(name)
+    return tuple(usable)
 
 
 class RealFacts:
@@ -90,6 +113,19 @@ class RealFacts:
     def taken(self, port: int) -> bool:
         """See Facts."""
         return any(_bound(Path("/proc/net", table), port) for table in ("udp", "tcp", "udp6", "tcp6"))
+
+    def uid(self) -> int:
+        """See Facts."""
+        return os.geteuid()
+
+    def nameservers(self) -> tuple[str, ...]:
+        """See Facts."""
+        for path in RESOLVERS:
+            with suppress(OSError):
+                found = parse_nameservers(path.read_text(errors="replace"))
+                if found:
+                    return found
+        return ()
 
     def kvm(self) -> Kvm:
         """See Facts."""

@@ -8,6 +8,7 @@ pyroute2 takes 0.2 s and 20 MiB to import, so it is imported by the first change
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import ipaddress
 import os
@@ -62,6 +63,9 @@ class Links(Protocol):
     def exists(self, name: str) -> bool:
         """Whether there is an interface of that name."""
 
+    def names(self) -> list[str]:
+        """All interfaces' names."""
+
     def routes(self) -> list[Route]:
         """The host's IPv4 routes, those to its own networks too."""
 
@@ -73,9 +77,6 @@ class Links(Protocol):
 
     async def forward(self) -> None:
         """Let it do so, until the host's next start."""
-
-    async def every(self) -> list[Link]:
-        """All interfaces."""
 
     async def find(self, name: str) -> Link | None:
         """One of them."""
@@ -127,6 +128,10 @@ class RealLinks:
         except OSError:
             return False
 
+    def names(self) -> list[str]:
+        """See Links."""
+        return [name for _, name in socket.if_nameindex()]
+
     def routes(self) -> list[Route]:
         """See Links."""
         return parse_routes(Path("/proc/thread-self/net/route").read_text())
@@ -150,13 +155,6 @@ class RealLinks:
         """See Links."""
         _write_sysctl("ipv4/ip_forward", "1")
 
-    async def every(self) -> list[Link]:
-        """See Links."""
-        async with _netlink("the list of interfaces") as route:
-            raw = [message async for message in await route.link("dump")]
-        names = {message.get("index"): str(message.get("ifname")) for message in raw}
-        return [_link(message, names) for message in raw]
-
     async def find(self, name: str) -> Link | None:
         """See Links."""
         if not self.exists(name):
@@ -176,6 +174,8 @@ class RealLinks:
             elif (found.kind, found.alias) != ("bridge", alias):
                 whose = f"of {found.alias!r}" if found.alias else "not banger's"
                 raise HostLacks(f"the interface {name} is {whose}", hint="choose another name by the setting bridge, or remove it")
+            elif found.up and Route(destination=str(interface.network), link=name) in self.routes():
+                return
             index = socket.if_nametoindex(name)
             await route.addr("replace", index=index, address=str(interface.ip), prefixlen=interface.network.prefixlen)
             await route.link("set", index=index, state="up")
@@ -198,9 +198,8 @@ class RealLinks:
 
     async def remove(self, name: str) -> None:
         """See Links."""
-        async with _netlink(name) as route:
-            with suppress(OSError):
-                await route.link("del", index=socket.if_nametoindex(name))
+        if self.exists(name):
+            await asyncio.to_thread(_delete, name)
 
 
 async def _attach(route: AsyncIPRoute, name: str, bridge: str, mac: str, address: str) -> None:
@@ -271,6 +270,17 @@ def _explained(what: str, number: int) -> HostLacks:
         errno.EXFULL: "a bridge has 1,023 ports at most",
     }
     return HostLacks(f"the kernel refuses {what}: {os.strerror(number)}", hint=hints.get(number, ""))
+
+
+def _delete(name: str) -> None:
+    """The kernel waits until nobody looks at the interface any more, 20 ms and longer; hence in a thread."""
+
+    async def work() -> None:
+        async with _netlink(name) as route:
+            with suppress(OSError):  # it has gone meanwhile
+                await route.link("del", index=socket.if_nametoindex(name))
+
+    asyncio.run(work())
 
 
 def _write_sysctl(name: str, value: str) -> None:

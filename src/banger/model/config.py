@@ -12,6 +12,8 @@ from banger.model.errors import BadRequest
 from banger.model.sizes import parse_size
 
 Seconds = float
+#: At most 15 bytes, and with the number of a machine after it a TAP's name has no more (backends/network/bridge.py).
+BRIDGE = "^br-banger(-[a-z0-9]{1,5})?$"
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -23,6 +25,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     disk: Annotated[str, msgspec.Meta(description="kind of disk of a machine that names none")] = "overlay"
     disk_size: Annotated[str, msgspec.Meta(description="how much a machine may write to its disk")] = "8G"
     network: Annotated[str, msgspec.Meta(description="network of a machine that names none")] = "user"
+    bridge: Annotated[str, msgspec.Meta(description="bridge of the network bridge: br-banger, or br-banger-x", pattern=BRIDGE)] = "br-banger"
+    subnet: Annotated[str, msgspec.Meta(description="private IPv4 subnet of the bridge, /16 to /29; no other route of the host's")] = "172.30.0.0/24"
+    nameservers: Annotated[str, msgspec.Meta(description="name servers of machines on the bridge; empty: the host's")] = ""
+    tap_pool: Annotated[int, msgspec.Meta(description="how many TAPs are kept ready for machines on the bridge; 0: none", ge=0, le=64)] = 0
     vmm: Annotated[str, msgspec.Meta(description="virtual machine monitor: auto or the name of one")] = "auto"
     kvm: Annotated[str, msgspec.Meta(description="use KVM: auto, yes or no", pattern="^(auto|yes|no)$")] = "auto"
     firecracker: Annotated[str, msgspec.Meta(description="path of the firecracker command; empty: an installed one, else PATH's")] = ""

@@ -22,6 +22,7 @@ class VmSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     disk_bytes: int | None = None
     network: str | None = None
     host_access: bool = False
+    nat: bool | None = None
     vmm: str | None = None
     rm: bool = False
 
@@ -68,6 +69,7 @@ class VmStatus(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     network: str
     address: str
     host_access: bool
+    nat: bool
     vmm: str
     accelerator: str
     reason: str

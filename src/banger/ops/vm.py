@@ -28,6 +28,7 @@ def create(
     disk_bytes: int | None = None,
     network: str | None = None,
     host_access: bool = False,
+    nat: bool | None = None,
     vmm: str | None = None,
     rm: bool = False,
     start: bool = True,
@@ -48,6 +49,7 @@ def create(
         disk_bytes=disk_bytes,
         network=network,
         host_access=host_access,
+        nat=nat,
         vmm=vmm,
         rm=rm,
     )
@@ -70,6 +72,12 @@ async def stop(daemon: Daemon, *, vm: str, force: bool = False) -> VmStatus:
 def restart(daemon: Daemon, *, vm: str, wait: str = "agent") -> AsyncIterator[Progress[VmStatus]]:
     """Stop a machine and start it again."""
     return daemon.vms.restart(vm, wait=wait)
+
+
+@op("PATCH /vms/{vm}")
+async def set_(daemon: Daemon, *, vm: str, nat: bool | None = None) -> VmStatus:
+    """Change a machine, running or not."""
+    return await daemon.vms.change(vm, nat=nat)
 
 
 @op("POST /vms/{vm}/kill")

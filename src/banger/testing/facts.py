@@ -13,6 +13,7 @@ class FakeFacts:
         self.machine, self.superuser = "x86_64", False
         self.boot = "00000000-0000-4000-8000-000000000000"
         self.ports: set[int] = set()
+        self.resolvers: tuple[str, ...] = ("192.0.2.53",)
         self.has_kvm = Kvm(False, "/dev/kvm is missing")
 
     def cpus(self) -> int:
@@ -42,6 +43,14 @@ class FakeFacts:
     def taken(self, port: int) -> bool:
         """See Facts."""
         return port in self.ports
+
+    def uid(self) -> int:
+        """See Facts."""
+        return 0 if self.superuser else 1000
+
+    def nameservers(self) -> tuple[str, ...]:
+        """See Facts."""
+        return self.resolvers
 
     def kvm(self) -> Kvm:
         """See Facts."""

@@ -26,6 +26,10 @@ class FakeLinks:
         """See Links."""
         return name in self.there
 
+    def names(self) -> list[str]:
+        """See Links."""
+        return list(self.there)
+
     def routes(self) -> list[Route]:
         """See Links."""
         return list(self.table)
@@ -41,10 +45,6 @@ class FakeLinks:
     async def forward(self) -> None:
         """See Links."""
         self.forwards = True
-
-    async def every(self) -> list[Link]:
-        """See Links."""
-        return list(self.there.values())
 
     async def find(self, name: str) -> Link | None:
         """See Links."""

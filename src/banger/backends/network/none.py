@@ -18,8 +18,14 @@ if TYPE_CHECKING:
 class NoNetwork:
     """The backend."""
 
-    def plan(self, vm: VmId, *, host_access: bool) -> NicPart:
+    def usable(self) -> str:
         """See Network."""
+        return ""
+
+    def plan(self, vm: VmId, *, host_access: bool, nat: bool | None = None, taken: frozenset[str] = frozenset()) -> NicPart:
+        """See Network."""
+        if nat:
+            raise BadRequest("a machine without a network has nothing to send", hint="leave out --nat, or choose another --network")
         if host_access:
             raise BadRequest("a machine without a network cannot have access to the host", hint="leave out --host-access, or choose --network user")
         return NicPart(backend="none", vm=vm, mac=mac_of(vm))

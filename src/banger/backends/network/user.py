@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from banger.backends.lives import Lives
 from banger.host import sieve
 from banger.host.proc import ProcessId
-from banger.model.errors import HostLacks, ToolFailed
+from banger.model.errors import BadRequest, HostLacks, ToolFailed
 from banger.model.finding import Finding, Level
 from banger.model.ids import mac_of
 from banger.model.parts import NicPart, PartStatus
@@ -86,8 +86,14 @@ class User:
         self.host = host
         self.lives = Lives(host, "passt.json", lambda vm: (socket_name(vm),))
 
-    def plan(self, vm: VmId, *, host_access: bool) -> NicPart:
+    def usable(self) -> str:
         """See Network."""
+        return "" if self.host.proc.which("passt") else "passt is not installed"
+
+    def plan(self, vm: VmId, *, host_access: bool, nat: bool | None = None, taken: frozenset[str] = frozenset()) -> NicPart:
+        """See Network."""
+        if nat is False:
+            raise BadRequest("a machine on the network user always reaches what the host does", hint="choose --network bridge, or --network none")
         return NicPart(
             backend="user",
             vm=vm,
@@ -97,6 +103,7 @@ class User:
             dns=(RESOLVER,),
             mtu=MTU,
             host_access=host_access,
+            nat=True,
         )
 
     async def ensure(self, part: NicPart) -> None:

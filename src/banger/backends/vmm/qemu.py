@@ -35,7 +35,7 @@ SOCKETS = ("qmp.sock", "agent.sock", "console.sock")
 OUTPUT = "vmm.out"
 READY_TIMEOUT = 5.0
 LOG_TAIL = 4096
-NETWORKS = frozenset({"none", "user"})
+NETWORKS = frozenset({"none", "user", "bridge"})
 MOST_VCPUS = 64
 LEAST_MEMORY, MOST_MEMORY = 128, 1 << 20
 
@@ -114,6 +114,11 @@ def _nic(nic: NicPart) -> list[str]:
     if nic.backend == "user":
         return [
             *("-netdev", "stream,id=n,server=off,addr.type=unix,addr.path=passt.sock"),
+            *("-device", f"virtio-net-device,netdev=n,mac={nic.mac}"),
+        ]
+    if nic.backend == "bridge":
+        return [
+            *("-netdev", f"tap,id=n,ifname={nic.tap},script=no,downscript=no"),
             *("-device", f"virtio-net-device,netdev=n,mac={nic.mac}"),
         ]
     raise BadRequest(f"QEMU cannot use the network {nic.backend!r}")

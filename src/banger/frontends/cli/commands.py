@@ -70,7 +70,12 @@ PARAMETERS = {
     "memory_mib": Shown("memory: 512M, 2G; a bare number is MiB (default: an eighth of the host's, at most 8G)", "SIZE", name="memory", unit=MIB),
     "disk": Shown("kind of disk: overlay lays a file of its own over the image", "KIND", choices=("overlay",)),
     "disk_bytes": Shown("how much the machine may write to its disk: 16G; a bare number is bytes (default: 8G)", "SIZE", name="disk-size", unit=1),
-    "network": Shown("user: outbound through the host, needs no privilege; none: no device at all", "KIND", choices=("user", "none")),
+    "network": Shown(
+        "user: outbound through the host, needs no privilege; bridge: an address that the host reaches, needs root; none: no device at all",
+        "KIND",
+        choices=("user", "bridge", "none"),
+    ),
+    "nat": Shown("let what it sends leave the host, under the host's address (on the bridge; default: yes)"),
     "host_access": Shown("let the guest reach the host's own loopback services, too"),
     "vmm": Shown("virtual machine monitor: auto or the name of one", "VMM", choices=("auto", "qemu", "firecracker")),
     "rm": Shown("delete the machine when this command ends, however it ends"),
@@ -143,6 +148,9 @@ GROUPS: dict[str, tuple[str, tuple[Command, ...]]] = {
             Command("vm start", "vm.start", "calls:each", many=True, examples=(("banger vm start web db", "several at once"),)),
             Command("vm stop", "vm.stop", "calls:each", many=True, examples=(("banger vm stop web", "its files are there after the next start"),)),
             Command("vm restart", "vm.restart", "calls:each", many=True, examples=(("banger vm restart web", ""),)),
+            Command(
+                "vm set", "vm.set", "calls:each", many=True, examples=(("banger vm set --no-nat web", "cut it off from the internet; it runs on"),)
+            ),
             Command("vm kill", "vm.kill", "calls:each", many=True, examples=(("banger vm kill --signal TERM web", ""),)),
             Command("vm delete", "vm.delete", "calls:each", many=True, aliases=("rm",), examples=(("banger vm delete web db", "running or not"),)),
             Command(

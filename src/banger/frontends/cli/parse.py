@@ -74,18 +74,21 @@ def flags_of(command: Command) -> list[Flag]:
     for name, annotation in op.parameters.items() if op else ():
         if name not in places and name not in command.hide:
             assert op is not None
-            flags.append(_flag(name, annotation, shown_for(op.name, name), op.defaults.get(name)))
+            flags += _flags(name, annotation, shown_for(op.name, name), op.defaults.get(name))
     own = [*command.own, HELP] if command.handler in ("complete:script", "reference:write") else [*command.own, JSON, HELP]
     return flags + [Flag(one.long, one.long, "switch", Shown(one.help, short=one.short), own=True) for one in own]
 
 
-def _flag(name: str, annotation: str, shown: Shown, default: object) -> Flag:
+def _flags(name: str, annotation: str, shown: Shown, default: object) -> list[Flag]:
+    """One flag; two for what can be yes, no, or not said."""
     plain = annotation.removesuffix(" | None")
     long = shown.name or name.replace("_", "-")
+    if annotation == "bool | None":
+        return [Flag(name, long, "switch", shown), Flag(name, f"no-{long}", "off", Shown(f"the contrary of --{long}"))]
     if plain == "bool":
-        return Flag(name, f"no-{long}" if default else long, "off" if default else "switch", shown, default=default)
+        return [Flag(name, f"no-{long}" if default else long, "off" if default else "switch", shown, default=default)]
     kind = "pairs" if plain.startswith("dict[") else "size" if shown.unit else plain if plain == "int" else "text"
-    return Flag(name, long, kind, shown, default=default)
+    return [Flag(name, long, kind, shown, default=default)]
 
 
 #: What follows the places of commands whose rest is not a command of the guest's.
