@@ -65,9 +65,16 @@ def test_the_configuration_is_firecrackers_own_words() -> None:
             },
         ],
         "vsock": {"guest_cid": 3, "uds_path": "vsock.sock"},
+        "network-interfaces": [],
         "entropy": {},
     }
     assert {"console=ttyS0", "reboot=k", "banger.lower=vda", "banger.upper=vdb", "banger.vsock=1024", "banger.off=reset"} <= set(arguments)
+
+
+def test_on_the_bridge_it_opens_the_tap_that_is_there() -> None:
+    part = msgspec.structs.replace(PART, nic=msgspec.structs.replace(NIC, backend="bridge", tap="bgr-2"))
+    found = json.loads(msgspec.json.encode(configuration(part, PATHS)))
+    assert found["network-interfaces"] == [{"iface_id": "eth0", "guest_mac": NIC.mac, "host_dev_name": "bgr-2"}]
 
 
 @pytest.mark.parametrize(("said", "lack"), [("Firecracker v1.9.9\n", "1.9.9 is too old"), ("Firecracker v1.10.0\n", ""), ("Firecracker v2.0.0\n", "")])
@@ -100,7 +107,7 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
     assert Firecracker(able(tmp_path, Settings(firecracker="/opt/fc")).host).usable() == "/opt/fc is not installed"
 
 
-@pytest.mark.parametrize(("vcpu", "memory", "network"), [(0, 512, "none"), (33, 512, "none"), (1, 64, "none"), (1, 512, "user"), (1, 512, "bridge")])
+@pytest.mark.parametrize(("vcpu", "memory", "network"), [(0, 512, "none"), (33, 512, "none"), (1, 64, "none"), (1, 512, "user")])
 def test_what_cannot_be_is_refused(tmp_path: Path, vcpu: int, memory: int, network: str) -> None:
     nic = msgspec.structs.replace(NIC, backend=network)
     with pytest.raises(BadRequest):

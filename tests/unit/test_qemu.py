@@ -120,8 +120,14 @@ def test_without_a_network_there_is_no_network_device() -> None:
 
 
 def test_a_network_that_qemu_does_not_know_is_refused() -> None:
-    with pytest.raises(BadRequest, match="bridge"):
-        options(msgspec.structs.replace(PART, nic=msgspec.structs.replace(PART.nic, backend="bridge")))
+    with pytest.raises(BadRequest, match="token-ring"):
+        options(msgspec.structs.replace(PART, nic=msgspec.structs.replace(PART.nic, backend="token-ring")))
+
+
+def test_on_the_bridge_it_opens_the_tap_that_is_there() -> None:
+    found = options(msgspec.structs.replace(PART, nic=msgspec.structs.replace(PART.nic, backend="bridge", tap="bgr-2")))
+    assert found["-netdev"] == ["tap,id=n,ifname=bgr-2,script=no,downscript=no"]
+    assert f"virtio-net-device,netdev=n,mac={PART.nic.mac}" in found["-device"]
 
 
 def test_a_comma_in_a_path_is_not_the_end_of_it() -> None:

@@ -56,6 +56,14 @@ class Vsock(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
     uds_path: str
 
 
+class NetworkInterface(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`/network-interfaces/ID`: `host_dev_name` is a TAP that the process may open."""
+
+    iface_id: str
+    guest_mac: str
+    host_dev_name: str
+
+
 class Entropy(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`/entropy`: a virtio-rng device."""
 
@@ -67,6 +75,7 @@ class Configuration(Body, frozen=True, kw_only=True, forbid_unknown_fields=True,
     machine_config: MachineConfig
     drives: tuple[Drive, ...]
     vsock: Vsock
+    network_interfaces: tuple[NetworkInterface, ...] = ()
     entropy: Entropy = Entropy()
 
 

@@ -1,4 +1,4 @@
-"""Firecracker: the least VMM there is, for hosts with KVM. Networks other than `none` are not there yet.
+"""Firecracker: the least VMM there is, for hosts with KVM. The network `user` is not there yet.
 
 The process runs inside the machine's run folder and names its sockets relative to it, so that a saved machine can be started elsewhere. All of the
 configuration is one file that is there before it starts: whoever dies in between leaves a whole machine or none. The guest's console is Firecracker's
@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 API, VSOCK, CONFIGURATION, OUTPUT = "api.sock", "vsock.sock", "machine.json", "console.pipe"
 #: Where the agent listens, and the guest's address: the least that is not reserved (vsock(7)).
 PORT, CONTEXT = 1024, 3
-NETWORKS = frozenset({"none"})
+NETWORKS = frozenset({"none", "bridge"})
 READY_TIMEOUT = 5.0
 FIRST_PAUSE, LONGEST_PAUSE = 0.002, 0.05
 TAIL_LINES = 20
@@ -66,7 +66,13 @@ def configuration(part: MachinePart, paths: Paths) -> fcapi.Configuration:
         machine_config=fcapi.MachineConfig(vcpu_count=part.vcpu, mem_size_mib=part.memory_mib),
         drives=tuple(fcapi.Drive(drive_id=disk.role, path_on_host=disk.path, is_read_only=disk.read_only) for disk in disks),
         vsock=fcapi.Vsock(guest_cid=CONTEXT, uds_path=VSOCK),
+        network_interfaces=_interfaces(part.nic),
     )
+
+
+def _interfaces(nic: NicPart) -> tuple[fcapi.NetworkInterface, ...]:
+    """The machine's TAP, if its network has one."""
+    return (fcapi.NetworkInterface(iface_id="eth0", guest_mac=nic.mac, host_dev_name=nic.tap),) if nic.tap else ()
 
 
 def argv(part: MachinePart, binary: str) -> list[str]:
