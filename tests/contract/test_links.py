@@ -135,7 +135,7 @@ async def test_a_port_takes_frames_from_its_own_guest_only_and_ipv6_is_off(real:
     assert "isolated on" in port
     assert "locked on" in port
     assert "learning off" in port
-    assert "52:42:ac:1e:00:02" in command("bridge", "fdb", "show", "dev", "bgr-2")
+    assert "52:42:ac:1e:00:02 master br-banger static" in command("bridge", "fdb", "show", "dev", "bgr-2")
     assert "52:42:ac:1e:00:02 PERMANENT" in command("ip", "neigh", "show", "172.30.0.2")
     for name in (BRIDGE, "bgr-2"):
         assert Path(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6").read_text() == "1\n"

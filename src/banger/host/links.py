@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import ipaddress
+import logging
 import os
 import socket
 import struct
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
 #: Longest name of an interface: IFNAMSIZ in linux/if.h, less the final zero.
 LONGEST_NAME = 15
 UP = 1
-#: NUD_PERMANENT, and NUD_NOARP with it (linux/neighbour.h).
-PERMANENT, FIXED = 0x80, 0xC0
+#: linux/neighbour.h: NUD_NOARP, which to a bridge is "stays as it is" (`static`; its NUD_PERMANENT means the host's own), and NUD_PERMANENT.
+STATIC, PERMANENT = 0x40, 0x80
 CAP_NET_ADMIN = 12
 
 
@@ -207,7 +208,7 @@ async def _attach(route: AsyncIPRoute, name: str, bridge: str, mac: str, address
     index, master = socket.if_nametoindex(name), socket.if_nametoindex(bridge)
     await route.link("set", index=index, master=master)
     await route.brport("set", index=index, isolated=1, learning=0, locked=1)
-    await route.fdb("replace", ifindex=index, lladdr=mac, master=master, state=FIXED)
+    await route.fdb("replace", ifindex=index, lladdr=mac, master=master, state=STATIC)
     await route.neigh("replace", dst=address, lladdr=mac, ifindex=master, state=PERMANENT)
     await route.link("set", index=index, state="up")
 
@@ -252,6 +253,7 @@ async def _netlink(what: str) -> AsyncIterator[AsyncIPRoute]:
     from pyroute2 import AsyncIPRoute
     from pyroute2.netlink.exceptions import NetlinkError
 
+    logging.getLogger("pyroute2").setLevel(logging.WARNING)  # it tells of every message, at length
     try:
         async with AsyncIPRoute() as route:
             yield route
