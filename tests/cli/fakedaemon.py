@@ -32,7 +32,7 @@ calls: list[str] = []
 def machine(number: int, name: str, state: VmState = VmState.RUNNING, *, rm: bool = False) -> VmStatus:
     return VmStatus(
         id=VmId(f"{number:012x}"), name=name, state=state, image="debian-bookworm", kernel="debian-6.1", vcpu=2, memory_mib=2048, disk="overlay",
-        disk_bytes=8 << 30, disk_used_bytes=1 << 20, network="user", address="10.0.2.15/24", host_access=False, vmm="qemu",
+        disk_bytes=8 << 30, disk_used_bytes=1 << 20, network="user", address="10.0.2.15/24", host_access=False, nat=True, vmm="qemu",
         accelerator="tcg", reason="no kvm", rm=rm, created=NOW, pid=1, boot_id="b", note=" ".join(calls) if name == "calls" else "",
     )  # fmt: skip
 

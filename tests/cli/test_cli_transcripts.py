@@ -78,7 +78,7 @@ def test_prune_does_not_act_unasked(banger: Banger) -> None:
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("vm", "stp", "x"), "did you mean stop?"),
+        (("vm", "stp", "x"), "did you mean stop"),
         (("vmm",), "did you mean vm?"),
         (("vm", "run", "--memmory", "1G"), "did you mean --memory?"),
         (("vm", "run", "ls"), "write the command after --"),
@@ -107,7 +107,7 @@ def test_help_needs_no_daemon(alone: Banger) -> None:
 
 def test_completion_offers_living_names_once(banger: Banger) -> None:
     assert banger("__complete", "vm", "stop", "vm1", "v").stdout == b"vm0\trunning\nvm2\trunning\n"
-    assert banger("__complete", "vm", "run", "--network", "").stdout == b"user\nnone\n"
+    assert banger("__complete", "vm", "run", "--network", "").stdout == b"user\nbridge\nnone\n"
     assert banger("__complete", "vm", "exec", "vm1", "--", "").stdout == b""
 
 
