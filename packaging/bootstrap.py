@@ -46,6 +46,7 @@ DEVELOPMENT = {
     "fish": "fish",
     "passwd": "useradd",
     "mount": "mount",
+    "btrfs-progs": "mkfs.btrfs",
 }
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 

@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from banger.client import Client
+from banger.host.ext4 import has_journal
 
 ROOT = Path(__file__).resolve().parent.parent
 SHELF = ROOT / "build"
@@ -171,15 +172,22 @@ def until(condition: Callable[[], object], what: str, seconds: float = 30.0) -> 
 
 def fill_shelf() -> None:
     """Make the images that the tests use, with banger itself, unless they are there; a checkout keeps them in `build`."""
-    missing = [name for name in shelved() if not (SHELF / "images" / name / "manifest.json").exists()]
+    missing = [name for name in shelved() if not journalled(SHELF / "images" / name / "rootfs.ext4")]
     if not missing:
         return
     world = World(SHELF / "world")
     try:
         for name in missing:
-            world.ok("image", "pull", name, timeout=900)
+            world.ok("image", "pull", "--force", name, timeout=900)
     finally:
         world.close()
+
+
+def journalled(image: Path) -> bool:
+    """Whether an image is there and of the kind that banger makes now: one that disks can be cloned from."""
+    if not image.with_name("manifest.json").exists():
+        return False
+    return has_journal(image)
 
 
 def each_event(lines: Iterator[Mapping[str, object]]) -> Iterator[dict[str, object]]:

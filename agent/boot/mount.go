@@ -101,6 +101,10 @@ func mountWhole(name string) (root, error) {
 	if err := grow(newRoot, name); err != nil {
 		serve.Note("the disk keeps its size: ", err.Error())
 	}
+	// Not before: with it, growing would zero the new tables at once.
+	if err := syscall.Mount("", newRoot, "", syscall.MS_REMOUNT, zeroed); err != nil {
+		serve.Note("the disk's tables are zeroed in the background: ", err.Error())
+	}
 	return made, furnish(newRoot)
 }
 

@@ -26,6 +26,7 @@ from banger.host.calls import SOCKET
 from banger.host.clock import RealClock
 from banger.host.console import RealConsoles
 from banger.host.cpio import RealCpio
+from banger.host.dm import RealDm
 from banger.host.ext4 import RealExt4
 from banger.host.facts import RealFacts
 from banger.host.files import RealFiles
@@ -98,6 +99,7 @@ def real_host(environment: Mapping[str, str]) -> Host:
         consoles=RealConsoles(paths, settings.console_bytes),
         cpio=RealCpio(),
         dialer=RealDialer(),
+        dm=RealDm(os.geteuid()),
         ext4=RealExt4(proc),
         facts=RealFacts(),
         files=files,

@@ -11,7 +11,7 @@ import pytest
 from banger.host.ext4 import RealExt4
 from banger.host.files import RealFiles
 from banger.host.proc import RealProc
-from banger.model.errors import ToolFailed
+from banger.model.errors import Corrupt, ToolFailed
 
 MIB = 1 << 20
 
@@ -49,7 +49,18 @@ async def test_a_root_holds_the_folder_and_is_roots(tmp_path: Path) -> None:
     assert sound(path)
     assert ask(path, "cat /etc/hostname") == "hello\n"
     assert "User:     0   Group:     0" in ask(path, "stat /")
-    assert "has_journal" not in ask(path, "features")
+    assert ext4().has_journal(path)
+
+
+def test_what_is_no_file_system_or_has_no_journal_is_told_apart(tmp_path: Path) -> None:
+    (tmp_path / "none").write_bytes(bytes(4096))
+    with pytest.raises(Corrupt, match="is no ext4"):
+        ext4().has_journal(tmp_path / "none")
+    (tmp_path / "plain").write_bytes(bytes(8 * MIB))
+    tool = RealProc(os.environ["PATH"]).which("mkfs.ext4")
+    assert tool is not None
+    subprocess.run([tool, "-q", "-O", "^has_journal", tmp_path / "plain"], check=True)
+    assert not ext4().has_journal(tmp_path / "plain")
 
 
 async def test_content_that_does_not_fit_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:

@@ -134,3 +134,51 @@ def test_a_copy_to_another_file_system_keeps_bytes_and_holes(small: Path, tmp_pa
     assert (small / "target").stat().st_size == 1 << 24
     assert (small / "target").read_bytes().count(b"x") == 8192
     assert FILES.used_bytes(small / "target") < 128 << 10
+
+
+def test_a_sparse_file_is_whole_or_not_there(tmp_path: Path) -> None:
+    (tmp_path / "file.new").write_bytes(b"half")
+    FILES.make_sparse(tmp_path / "file", 1 << 30)
+    assert (FILES.size(tmp_path / "file"), FILES.used_bytes(tmp_path / "file")) == (1 << 30, 0)
+    with pytest.raises(OverflowError):
+        FILES.make_sparse(tmp_path / "other", 1 << 63)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_the_kind_of_a_file_system_is_that_of_what_is_mounted_last(small: Path) -> None:
+    assert FILES.kind(small / "not" / "there") == "tmpfs"
+    assert FILES.kind(Path("/proc")) == "proc"
+
+
+def test_where_files_cannot_be_cloned_the_file_system_is_named_and_nothing_is_left(small: Path) -> None:
+    (small / "a").write_bytes(b"a")
+    with pytest.raises(HostLacks, match=r"tmpfs at .* cannot clone files") as caught:
+        FILES.clone(small / "a", small / "b", 4096)
+    assert "--disk overlay" in caught.value.hint
+    assert [path.name for path in small.iterdir()] == ["a"]
+
+
+def test_files_on_two_file_systems_cannot_be_clones(small: Path, tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"a")
+    with pytest.raises(HostLacks, match="two file systems"):
+        FILES.clone(tmp_path / "a", small / "b", 4096)
+
+
+def test_a_clone_shares_its_blocks_and_is_lengthened(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("root is needed to mount a small file system")
+    (tmp_path / "image").write_bytes(b"")
+    os.truncate(tmp_path / "image", 256 << 20)
+    place = tmp_path / "btrfs"
+    place.mkdir()
+    subprocess.run(["mkfs.btrfs", "-q", tmp_path / "image"], check=True)
+    subprocess.run(["mount", "-o", "loop", tmp_path / "image", place], check=True)
+    try:
+        (place / "a").write_bytes(b"a" * (1 << 20))
+        FILES.clone(place / "a", place / "b", 4 << 20)
+        assert FILES.kind(place) == "btrfs"
+        assert (place / "b").read_bytes() == b"a" * (1 << 20) + bytes(3 << 20)
+        (place / "b").write_bytes(b"b")
+        assert (place / "a").read_bytes() == b"a" * (1 << 20)
+    finally:
+        subprocess.run(["umount", place], check=True)

@@ -92,7 +92,7 @@ def test_the_command_has(option: str, values: list[str]) -> None:
     assert options()[option] == values
 
 
-@pytest.mark.parametrize(("kind", "path"), [("reflink", "/s/vms/0123456789ab/disk.ext4"), ("devmapper", "/dev/banger/0123456789ab")])
+@pytest.mark.parametrize(("kind", "path"), [("reflink", "/s/vms/0123456789ab/disk.ext4"), ("devmapper", "/dev/banger/banger-0123456789ab")])
 def test_a_disk_that_is_the_machines_own_is_its_one_drive(kind: str, path: str) -> None:
     found = options(msgspec.structs.replace(PART, disk=msgspec.structs.replace(PART.disk, backend=kind)))
     assert found["-drive"] == [f"if=none,id=root,file={path},format=raw,cache=writeback,discard=unmap"]

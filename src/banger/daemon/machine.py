@@ -81,6 +81,8 @@ class Machine:
         """Make network and VMM, wait for the agent, tell it who it is. What fails is undone, and carries the console's tail."""
         try:
             async with self.lock:
+                async with step("disk", f"disk {self.plan.disk.backend}"):
+                    await self.resources.attach(self.plan.disk)
                 async with step("network", f"network {self.plan.nic.backend}"):
                     await self.resources.ensure(self.plan.nic)
                 async with step("machine", f"starting {self.plan.machine.backend}"):
@@ -212,7 +214,10 @@ class Machine:
             self.conversation.close(GuestFailed(f"the machine {self.plan.name} was stopped"))
         self.conversation = None
         try:
-            await self.resources.remove_all(*volatile(self.plan))
+            try:
+                await self.resources.remove_all(*volatile(self.plan))
+            finally:
+                await self.resources.detach(self.plan.disk)
         finally:
             self.host.consoles.stop(self.plan.id)
 

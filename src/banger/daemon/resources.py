@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from banger.backends import load, names
-from banger.backends.disk import Disk
+from banger.backends.disk import Attachable, Disk
 from banger.backends.network import Network
 from banger.backends.vmm import Vmm
 from banger.host import Host
@@ -48,6 +48,18 @@ class Resources:
                 await self.networks[part.backend].remove(part)
             case MachinePart():
                 await self.vmms[part.backend].remove(part)
+
+    async def attach(self, part: DiskPart) -> None:
+        """Let the host's kernel show a disk that needs it; twice is once."""
+        disk = self.disks[part.backend]
+        if isinstance(disk, Attachable):
+            await disk.attach(part)
+
+    async def detach(self, part: DiskPart) -> None:
+        """Let it let go of the disk, which stays; missing is success."""
+        disk = self.disks[part.backend]
+        if isinstance(disk, Attachable):
+            await disk.detach(part)
 
     async def remove_all(self, *parts: Part) -> None:
         """Remove all of them, the last first, whatever fails on the way; then raise the first failure, with the others as its notes."""

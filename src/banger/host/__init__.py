@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from banger.host.clock import Clock
     from banger.host.console import Consoles
     from banger.host.cpio import Cpio
+    from banger.host.dm import Dm
     from banger.host.ext4 import Ext4
     from banger.host.facts import Facts
     from banger.host.files import Files
@@ -39,6 +40,7 @@ class Host:
     consoles: Consoles
     cpio: Cpio
     dialer: Dialer
+    dm: Dm
     ext4: Ext4
     facts: Facts
     files: Files

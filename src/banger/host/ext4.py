@@ -9,10 +9,12 @@ from typing import Protocol
 
 from banger.host.files import explain
 from banger.host.proc import Proc
-from banger.model.errors import BangerError, NoSpace, ToolFailed
+from banger.model.errors import BangerError, Corrupt, NoSpace, ToolFailed
 
 #: mkfs.ext4 writes what it is given; a whole root file system takes it seconds, on slow disks a minute.
 TIMEOUT = 600.0
+#: Where the superblock is, and how long.
+SUPERBLOCK = 1024
 #: What mke2fs prints when the host's file system is full, and when the new one is too small for its content.
 FULL = ("No space left on device", "Could not allocate")
 
@@ -27,10 +29,13 @@ class Ext4(Protocol):
         """
 
     async def make_root(self, path: Path, size: int, *, folder: Path, label: str, prefix: Sequence[str] = ()) -> None:
-        """One of `size` bytes with the content of `folder`, made to be mounted read-only: no journal, nothing reserved.
+        """One of `size` bytes with the content of `folder`, made to be shared read-only or cloned and written: nothing reserved.
 
         `prefix` begins the command (see host/unshare.py), so that owners are those which the mapped root sees. `path` must not exist.
         """
+
+    def has_journal(self, path: Path) -> bool:
+        """Whether what is written to it outlives a power cut whole; Corrupt when it is no ext4 at all."""
 
 
 class RealExt4:
@@ -46,6 +51,10 @@ class RealExt4:
     async def make_root(self, path: Path, size: int, *, folder: Path, label: str, prefix: Sequence[str] = ()) -> None:
         """See Ext4."""
         await self._make(path, size, [*prefix, *root_command(path, folder, label)])
+
+    def has_journal(self, path: Path) -> bool:
+        """See Ext4."""
+        return has_journal(path)
 
     async def _make(self, path: Path, size: int, command: list[str]) -> None:
         whole = False
@@ -66,6 +75,16 @@ class RealExt4:
                 path.unlink(missing_ok=True)
 
 
+def has_journal(path: Path) -> bool:
+    """See Ext4; read from the superblock (linux/Documentation/filesystems/ext4/super.rst)."""
+    with path.open("rb") as file:
+        file.seek(SUPERBLOCK)
+        superblock = file.read(SUPERBLOCK)
+    if superblock[0x38:0x3A] != b"\x53\xef":
+        raise Corrupt(f"{path} is no ext4 file system")
+    return bool(superblock[0x5C] & 4)
+
+
 def blank_command(path: Path) -> list[str]:
     """lazy: inode tables and journal are zeroed by the guest in the background, and a sparse file's zeros are right from the start."""
     return ["mkfs.ext4", "-q", "-F", "-m", "0", "-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard", str(path)]
@@ -74,7 +93,7 @@ def blank_command(path: Path) -> list[str]:
 def root_command(path: Path, folder: Path, label: str) -> list[str]:
     """UUID and hash seed come from the label, so that the same content gives (times apart) the same file."""
     seed = str(uuid.uuid5(uuid.NAMESPACE_OID, f"banger {label}"))
-    extended = f"root_owner=0:0,hash_seed={seed},lazy_itable_init=1,nodiscard"
+    extended = f"root_owner=0:0,hash_seed={seed},lazy_itable_init=1,lazy_journal_init=1,nodiscard"
     return [
         "mkfs.ext4",
         *("-q", "-F"),
@@ -83,7 +102,7 @@ def root_command(path: Path, folder: Path, label: str) -> list[str]:
         *("-m", "0"),
         *("-b", "4096"),
         *("-i", "8192"),
-        *("-O", "^has_journal,^resize_inode"),
+        *("-O", "^resize_inode"),
         *("-E", extended),
         *("-d", str(folder)),
         str(path),

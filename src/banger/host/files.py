@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import re
 import shutil
 import stat
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
@@ -13,6 +16,8 @@ from typing import Protocol
 from banger.model.errors import HostLacks, NoSpace
 
 CHUNK = 1 << 20
+#: linux/fs.h
+FICLONE = 0x40049409
 
 
 class Files(Protocol):
@@ -32,6 +37,18 @@ class Files(Protocol):
 
     def copy_sparse(self, source: Path, target: Path) -> None:
         """Copy only what is allocated; `target` must not exist. Removed again when it fails."""
+
+    def make_sparse(self, path: Path, size: int) -> None:
+        """A file of `size` zeros that takes no room yet, whole or not at all; NoSpace when the file system cannot have one so long."""
+
+    def clone(self, source: Path, target: Path, size: int) -> None:
+        """Share the blocks of `source` until either is written (FICLONE), and lengthen the clone to `size`; whole or not at all.
+
+        HostLacks names the file system that cannot; NoSpace when it is full.
+        """
+
+    def kind(self, path: Path) -> str:
+        """The type of the file system that `path` (or its nearest existing parent) is on, as mount(8) has it."""
 
     def remove_tree(self, path: Path) -> None:
         """Remove a folder or file with all that is in it; missing is success; symlinks are not followed."""
@@ -114,6 +131,58 @@ class RealFiles:
                 target.unlink(missing_ok=True)
                 raise explain(error, target) from error
 
+    def make_sparse(self, path: Path, size: int) -> None:
+        """See Files."""
+        self._whole(path, lambda target: os.ftruncate(target, size))
+
+    def clone(self, source: Path, target: Path, size: int) -> None:
+        """See Files."""
+
+        def fill(descriptor: int) -> None:
+            with source.open("rb") as reader:
+                try:
+                    fcntl.ioctl(descriptor, FICLONE, reader.fileno())
+                except OSError as error:
+                    raise self._not_cloned(error, source, target) from error
+            os.ftruncate(descriptor, size)
+
+        self._whole(target, fill)
+
+    def _not_cloned(self, error: OSError, source: Path, target: Path) -> OSError | HostLacks:
+        if error.errno == errno.EXDEV:
+            hint = "put both on one file system: the settings images_dir and the variable XDG_STATE_HOME say where they are"
+            return HostLacks(f"{source} cannot be cloned to {target.parent}: they are on two file systems", hint=hint)
+        if error.errno in (errno.EOPNOTSUPP, errno.ENOTTY, errno.EINVAL, errno.ENOSYS):
+            hint = "choose --disk overlay, or keep banger's state on btrfs or XFS"
+            return HostLacks(f"{self.kind(target)} at {target.parent} cannot clone files", hint=hint)
+        return error
+
+    def _whole(self, path: Path, fill: Callable[[int], None]) -> None:
+        """A new file of ours that has its name only once it is full."""
+        fresh = path.with_name(f"{path.name}.new")
+        self.remove_tree(fresh)
+        descriptor = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            try:
+                fill(descriptor)
+            finally:
+                os.close(descriptor)
+            self.replace(fresh, path)
+        except OSError as error:
+            raise explain(error, path) from error
+        finally:
+            fresh.unlink(missing_ok=True)
+
+    def kind(self, path: Path) -> str:
+        """See Files."""
+        path = path.absolute()
+        while not path.exists():
+            path = path.parent
+        mounts = (line.split(" - ") for line in Path("/proc/self/mountinfo").read_text().splitlines())
+        here = [(_unescaped(first.split()[4]), second.split()[0]) for first, second in mounts]
+        fitting = [(len(place), at, kind) for at, (place, kind) in enumerate(here) if path.resolve().is_relative_to(place)]
+        return max(fitting)[2] if fitting else "this file system"  # the longest, and of these the last, is on top
+
     def remove_tree(self, path: Path) -> None:
         """See Files."""
         with suppress(FileNotFoundError):
@@ -172,6 +241,11 @@ def explain(error: OSError, path: Path) -> OSError | NoSpace:
     if error.errno == errno.EFBIG:
         return NoSpace(f"{path} would be larger than its file system allows", hint="choose a smaller size")
     return error
+
+
+def _unescaped(text: str) -> str:
+    """The kernel writes blanks and the like as three octal digits (proc_pid_mountinfo(5))."""
+    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), text)
 
 
 def _sync_folder(path: Path) -> None:

@@ -103,8 +103,8 @@ class Paths(msgspec.Struct, frozen=True, kw_only=True):
         return self.vm_state(vm) / "disk.cow"
 
     def snapshot(self, vm: VmId) -> Path:
-        """The device node of a mapped disk. A node of our own: udev's come late, belong to others, and are not made everywhere."""
-        return Path("/dev/banger") / vm
+        """The device node of a machine's mapped disk, named as the map is."""
+        return Path("/dev/banger") / f"banger-{vm}"
 
     def console_log(self, vm: VmId) -> Path:
         """The guest's console, bounded; its older half is beside it as `console.log.1`."""

@@ -21,6 +21,7 @@ from banger.model.config import Settings
 from banger.model.paths import Paths
 from banger.testing.clock import FakeClock
 from banger.testing.console import FakeConsoles
+from banger.testing.dm import FakeDm
 from banger.testing.ext4 import FakeExt4
 from banger.testing.facts import FakeFacts
 from banger.testing.guest import FakeGuest, Mood
@@ -52,6 +53,7 @@ class FakeHost:
             kernels=root / "state" / "kernels",
         )
         self.clock, self.consoles, self.dialer, self.ext4, self.facts = FakeClock(), FakeConsoles(), FakeDialer(), FakeExt4(), FakeFacts()
+        self.dm = FakeDm()
         self.links, self.nft = FakeLinks(), FakeNft()
         self.proc, self.qemu, self.web = FakeProc(self.dialer), FakeQemu(), FakeWeb()
         self.privilege = FakePrivilege()
@@ -66,6 +68,7 @@ class FakeHost:
             consoles=self.consoles,
             cpio=RealCpio(),
             dialer=self.dialer,
+            dm=self.dm,
             ext4=self.ext4,
             facts=self.facts,
             files=RealFiles(),

@@ -11,6 +11,7 @@ class FakeExt4:
 
     def __init__(self) -> None:
         self.made: list[Path] = []
+        self.journal = True
 
     async def make_blank(self, path: Path, size: int) -> None:
         """See Ext4."""
@@ -19,6 +20,10 @@ class FakeExt4:
     async def make_root(self, path: Path, size: int, *, folder: Path, label: str, prefix: Sequence[str] = ()) -> None:
         """See Ext4."""
         self._make(path, size, b"root " + label.encode())
+
+    def has_journal(self, path: Path) -> bool:
+        """See Ext4."""
+        return self.journal
 
     def _make(self, path: Path, size: int, data: bytes) -> None:
         with path.open("xb") as file:

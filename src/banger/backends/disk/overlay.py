@@ -10,7 +10,8 @@ import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from banger.model.errors import BadRequest, NoSpace
+from banger.backends.disk import possible
+from banger.model.errors import NoSpace
 from banger.model.finding import Finding, Level
 from banger.model.parts import DiskPart, PartStatus
 from banger.model.sizes import show_size
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from banger.host import Host
     from banger.model.ids import VmId
 
-BLOCK = 4096
-LEAST, MOST = 64 << 20, 16 << 40
 #: What must stay free on the host beside a new, empty overlay.
 RESERVE = 64 << 20
 
@@ -34,11 +33,7 @@ class Overlay:
 
     def plan(self, vm: VmId, *, base: Path, size: int) -> DiskPart:
         """See Disk."""
-        if not LEAST <= size <= MOST:
-            raise BadRequest(f"a disk of {show_size(size) if size > 0 else size} is not possible", hint="choose 64M to 16T")
-        if size % BLOCK:
-            raise BadRequest(f"a disk of {size} bytes is not possible", hint=f"choose a multiple of {BLOCK}, such as {size - size % BLOCK}")
-        return DiskPart(backend="overlay", vm=vm, base=str(base), size=size)
+        return DiskPart(backend="overlay", vm=vm, base=str(base), size=possible(size))
 
     async def ensure(self, part: DiskPart) -> None:
         """See Disk."""

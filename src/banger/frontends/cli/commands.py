@@ -68,7 +68,7 @@ PARAMETERS = {
     "image": Shown("image to boot; pulled if it is not local (default: the setting default_image)", "IMAGE", live="image.list"),
     "vcpu": Shown("virtual CPUs (default: a quarter of the host's, at most 4)", "N"),
     "memory_mib": Shown("memory: 512M, 2G; a bare number is MiB (default: an eighth of the host's, at most 8G)", "SIZE", name="memory", unit=MIB),
-    "disk": Shown("kind of disk: overlay lays a file of its own over the image", "KIND", choices=("overlay",)),
+    "disk": Shown("kind of disk (default: the setting disk, overlay)", "KIND", choices=("overlay", "reflink", "devmapper")),
     "disk_bytes": Shown("how much the machine may write to its disk: 16G; a bare number is bytes (default: 8G)", "SIZE", name="disk-size", unit=1),
     "network": Shown(
         "user: outbound through the host, needs no privilege; bridge: an address that the host reaches, needs root; none: no device at all",
