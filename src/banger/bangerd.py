@@ -23,6 +23,7 @@ from banger.frontends.http.server import Service, serving
 from banger.host import Host
 from banger.host.archive import RealArchive
 from banger.host.calls import SOCKET
+from banger.host.cgroup import RealCgroups
 from banger.host.clock import RealClock
 from banger.host.console import RealConsoles
 from banger.host.cpio import RealCpio
@@ -30,6 +31,7 @@ from banger.host.dm import RealDm
 from banger.host.ext4 import RealExt4
 from banger.host.facts import RealFacts
 from banger.host.files import RealFiles
+from banger.host.jail import RealJails
 from banger.host.kmod import RealKmod
 from banger.host.links import RealLinks
 from banger.host.nameserver import RealNameServers
@@ -95,6 +97,7 @@ def real_host(environment: Mapping[str, str]) -> Host:
         paths=paths,
         settings=settings,
         archive=RealArchive(),
+        cgroups=RealCgroups(),
         clock=RealClock(),
         consoles=RealConsoles(paths, settings.console_bytes),
         cpio=RealCpio(),
@@ -103,6 +106,7 @@ def real_host(environment: Mapping[str, str]) -> Host:
         ext4=RealExt4(proc),
         facts=RealFacts(),
         files=files,
+        jails=RealJails(),
         kmod=RealKmod(),
         links=RealLinks(),
         nameservers=RealNameServers(),

@@ -23,10 +23,13 @@ ABSENT = PartStatus(present=False)
 
 
 class Lives:
-    """`record` is the name of the file in the run folder; `mark` gives the words by which a machine's process is found that was not written down."""
+    """`record` is the name of the file in the run folder; `mark` gives the words by which a machine's process is found that was not written down.
 
-    def __init__(self, host: Host, record: str, mark: Callable[[VmId], tuple[str, ...]]) -> None:
-        self.host, self.record, self.mark = host, record, mark
+    `owner` tells whose process it is when it is not ours (see Proc.find).
+    """
+
+    def __init__(self, host: Host, record: str, mark: Callable[[VmId], tuple[str, ...]], owner: Callable[[VmId], int] = lambda vm: -1) -> None:
+        self.host, self.record, self.mark, self.owner = host, record, mark, owner
         #: Kept because a listing of a thousand machines asks for each; they hold no state but a path.
         self.known: dict[VmId, Detached] = {}
         #: The agent's stream of each machine: a new one takes the former's place, and whichever is left is closed at the end.
@@ -36,7 +39,7 @@ class Lives:
         found = self.known.get(vm)
         if found is None:
             record = self.host.paths.vm_run(vm) / self.record
-            found = self.known[vm] = Detached(self.host.proc, self.host.files, record, self.mark(vm))
+            found = self.known[vm] = Detached(self.host.proc, self.host.files, record, self.mark(vm), lambda: self.owner(vm))
         return found
 
     def find(self, vm: VmId) -> ProcessId | None:

@@ -10,6 +10,7 @@ from banger.model.paths import Paths
 
 if TYPE_CHECKING:
     from banger.host.archive import Archive
+    from banger.host.cgroup import Cgroups
     from banger.host.clock import Clock
     from banger.host.console import Consoles
     from banger.host.cpio import Cpio
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from banger.host.ext4 import Ext4
     from banger.host.facts import Facts
     from banger.host.files import Files
+    from banger.host.jail import Jails
     from banger.host.kmod import Kmod
     from banger.host.links import Links
     from banger.host.nameserver import NameServers
@@ -36,6 +38,7 @@ class Host:
     paths: Paths
     settings: Settings
     archive: Archive
+    cgroups: Cgroups
     clock: Clock
     consoles: Consoles
     cpio: Cpio
@@ -44,6 +47,7 @@ class Host:
     ext4: Ext4
     facts: Facts
     files: Files
+    jails: Jails
     kmod: Kmod
     links: Links
     nameservers: NameServers

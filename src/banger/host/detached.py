@@ -33,10 +33,10 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Detached:
-    """One such process: `record` is its file, `mark` are words of its command line that no other process has."""
+    """One such process: `record` is its file, `mark` are words of its command line that no other process has, `owner` whose it is if not ours."""
 
-    def __init__(self, proc: Proc, files: Files, record: Path, mark: tuple[str, ...]) -> None:
-        self.proc, self.files, self.record, self.mark = proc, files, record, mark
+    def __init__(self, proc: Proc, files: Files, record: Path, mark: tuple[str, ...], owner: Callable[[], int] = lambda: -1) -> None:
+        self.proc, self.files, self.record, self.mark, self.owner = proc, files, record, mark, owner
 
     def find(self) -> ProcessId | None:
         """The process if it lives (running or frozen), else None. One that had to be looked for is written down, so that it is looked for once.
@@ -50,7 +50,7 @@ class Detached:
         if known.pid:
             process = ProcessId(known.pid, known.start)
             return process if self.proc.look(process) is not Life.GONE else None
-        lost = self.proc.find(self.mark)
+        lost = self.proc.find(self.mark, self.owner())
         if lost is not None:
             try:
                 self._write(lost)

@@ -87,8 +87,11 @@ class Proc(Protocol):
     def said(self, output: Path) -> bytes:
         """What has been printed to a spawned process's `output` since the last call; empty when nobody holds it open any more."""
 
-    def find(self, words: Sequence[str]) -> ProcessId | None:
-        """The process, of this user or (if we are root) of nobody, that has all these words among its arguments; looks through all of /proc."""
+    def find(self, words: Sequence[str], owner: int = -1) -> ProcessId | None:
+        """The process that has all these words among its arguments; looks through all of /proc.
+
+        Only this user's count, if we are root also nobody's, and those of `owner`: anybody can start a process with words like that.
+        """
 
     def identify(self, pid: int) -> ProcessId | None:
         """The process that has this pid now, or None."""
@@ -264,10 +267,10 @@ class RealProc:
             self._forget_output(output)
         return b"".join(parts)
 
-    def find(self, words: Sequence[str]) -> ProcessId | None:
+    def find(self, words: Sequence[str], owner: int = -1) -> ProcessId | None:
         """See Proc."""
         wanted = {word.encode() for word in words}
-        owners = {os.geteuid(), NOBODY} if os.geteuid() == 0 else {os.geteuid()}
+        owners = {os.geteuid(), *((NOBODY,) if os.geteuid() == 0 else ()), *((owner,) if owner >= 0 else ())}
         for entry in os.listdir("/proc"):
             if entry.isdecimal() and wanted <= _arguments(entry) and _owner(entry) in owners:
                 found = self.identify(int(entry))

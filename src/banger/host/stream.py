@@ -1,5 +1,5 @@
-"""Byte streams over Unix sockets: QMP and the agent's channel. Paths may be longer than a socket address holds (108 bytes, unix(7)): they are
-reached through a descriptor of their folder.
+"""Byte streams over Unix sockets: QMP and the agent's channel. Paths may be longer than a socket address holds (108 bytes, unix(7)), and folders may
+belong to those who are not trusted: a socket is opened first, whatever is a link is refused, and it is reached through that descriptor.
 """
 
 from __future__ import annotations
@@ -66,16 +66,16 @@ class RealDialer:
     async def unix(self, path: Path) -> Stream:
         """See Dialer."""
         try:
-            folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            there = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError as error:
             raise GuestFailed(f"cannot reach {path}: {error.strerror}") from error
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT):
-                reader, writer = await asyncio.open_unix_connection(f"/proc/self/fd/{folder}/{path.name}", limit=1 << 18)
+                reader, writer = await asyncio.open_unix_connection(f"/proc/self/fd/{there}", limit=1 << 18)
         except TimeoutError:
             raise TimedOut(f"no connection to {path} within {CONNECT_TIMEOUT:g} s") from None
         except OSError as error:
             raise GuestFailed(f"cannot reach {path}: {error.strerror}") from error
         finally:
-            os.close(folder)
+            os.close(there)
         return RealStream(reader, writer)

@@ -32,6 +32,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     vmm: Annotated[str, msgspec.Meta(description="virtual machine monitor: auto or the name of one")] = "auto"
     kvm: Annotated[str, msgspec.Meta(description="use KVM: auto, yes or no", pattern="^(auto|yes|no)$")] = "auto"
     firecracker: Annotated[str, msgspec.Meta(description="path of the firecracker command; empty: an installed one, else PATH's")] = ""
+    jailer: Annotated[str, msgspec.Meta(description="run Firecracker behind its jailer: auto (as root), yes or no", pattern="^(auto|yes|no)$")] = "auto"
+    jail_uid_first: Annotated[int, msgspec.Meta(description="first of the users that jailed machines run as", ge=65536, le=(1 << 31) - 2)] = 1879048192
+    jail_uid_count: Annotated[int, msgspec.Meta(description="how many such users there are", ge=1, le=(1 << 31) - 2)] = 268435454
     jailer_path: Annotated[str, msgspec.Meta(description="path of the jailer command; empty: beside firecracker, else PATH's")] = ""
     firecracker_releases: Annotated[str, msgspec.Meta(description="where Firecracker's releases are fetched from; empty: its own")] = ""
     helper: Annotated[str, msgspec.Meta(description="socket of the privileged helper; empty: where systemd has it once it is installed")] = ""

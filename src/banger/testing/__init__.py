@@ -25,6 +25,7 @@ from banger.testing.dm import FakeDm
 from banger.testing.ext4 import FakeExt4
 from banger.testing.facts import FakeFacts
 from banger.testing.guest import FakeGuest, Mood
+from banger.testing.jail import FakeCgroups, FakeJails
 from banger.testing.links import FakeLinks
 from banger.testing.names import FakeNameServers, FakeResolver
 from banger.testing.nft import FakeNft
@@ -54,6 +55,7 @@ class FakeHost:
         )
         self.clock, self.consoles, self.dialer, self.ext4, self.facts = FakeClock(), FakeConsoles(), FakeDialer(), FakeExt4(), FakeFacts()
         self.dm = FakeDm()
+        self.jails, self.cgroups = FakeJails(), FakeCgroups()
         self.links, self.nft = FakeLinks(), FakeNft()
         self.proc, self.qemu, self.web = FakeProc(self.dialer), FakeQemu(), FakeWeb()
         self.privilege = FakePrivilege()
@@ -64,6 +66,7 @@ class FakeHost:
             paths=self.paths,
             settings=settings or Settings(),
             archive=RealArchive(),
+            cgroups=self.cgroups,
             clock=self.clock,
             consoles=self.consoles,
             cpio=RealCpio(),
@@ -72,6 +75,7 @@ class FakeHost:
             ext4=self.ext4,
             facts=self.facts,
             files=RealFiles(),
+            jails=self.jails,
             kmod=RealKmod(),
             links=self.links,
             nameservers=self.nameservers,

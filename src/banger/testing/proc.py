@@ -142,7 +142,7 @@ class FakeProc:
     def _find(self, process: ProcessId) -> FakeProcess | None:
         return next((known for known in (self.myself, *self.processes) if known.id == process), None)
 
-    def find(self, words: Sequence[str]) -> ProcessId | None:
+    def find(self, words: Sequence[str], owner: int = -1) -> ProcessId | None:
         """See Proc."""
         return next((known.id for known in self.processes if known.life is not Life.GONE and set(words) <= set(known.argv)), None)
 

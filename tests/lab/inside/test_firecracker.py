@@ -34,6 +34,7 @@ def test_a_network_that_it_cannot_use_is_refused(world: World) -> None:
 
 
 def test_it_runs_in_its_own_folder_and_leaves_nothing_there(world: World) -> None:
+    world.env["BANGER_JAILER"] = "no"
     world.ok("vm", "create", "--name", "otter")
     row = world.row("otter")
     assert (row["vmm"], row["accelerator"]) == ("firecracker", "kvm")

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from banger.backends.jailing import Jailing, inside, limits
 from banger.backends.lives import Lives
 from banger.backends.releases import Binaries, too_old, why
 from banger.host import fcapi, vsock
@@ -91,8 +92,9 @@ class Firecracker:
 
     def __init__(self, host: Host) -> None:
         self.host = host
-        self.lives = Lives(host, "vmm.json", lambda vm: (instance(vm), CONFIGURATION))
         self.binaries = Binaries(host)
+        self.jailing = Jailing(host, self.binaries)
+        self.lives = Lives(host, "vmm.json", lambda vm: (instance(vm), CONFIGURATION), self.jailing.owner)
 
     def usable(self) -> str:
         """See Vmm."""
@@ -155,19 +157,29 @@ class Firecracker:
             return
         binary = self.binary()
         folder = self.host.files.private_folder(self.host.paths.vm_run(part.vm))
-        self._clear(folder)
-        text = msgspec.json.encode(configuration(part, self.host.paths))
-        self.host.files.write_atomic(folder / CONFIGURATION, text, durable=False)
+        await self._clear(part)
+        command = self._furnish(part, binary)
 
         async def spawn() -> ProcessId:
-            return await self.host.proc.spawn(argv(part, binary.path), cwd=folder, output=folder / OUTPUT)
+            return await self.host.proc.spawn(command, cwd=folder, output=folder / OUTPUT)
 
         started = await self.lives.start(part.vm, spawn)
         self.host.consoles.start(part.vm)
         try:
-            await self._running(started, folder / API)
+            await self._running(started, self.jailing.place(part.vm) / API)
         except (GuestFailed, VmmFailed, TimedOut) as error:
             raise await self._failure(part.vm, started, error) from error
+
+    def _furnish(self, part: MachinePart, binary: Binary) -> list[str]:
+        """Everything that Firecracker finds when it starts, in its jail if it has one; and the command."""
+        found, command, mode = configuration(part, self.host.paths), argv(part, binary.path), 0o600
+        if self.jailing.wanted(binary):
+            found, things = inside(found)
+            command = self.jailing.ensure(part.vm, command, things, limits(part.vcpu, part.memory_mib), binary)
+            mode = 0o644  # read by the jail's user; the folders that lead to it are private
+        place = self.jailing.place(part.vm)
+        self.host.files.write_atomic(place / CONFIGURATION, msgspec.json.encode(found), mode=mode, durable=False)
+        return command
 
     async def _running(self, process: ProcessId, socket: Path) -> None:
         """Wait until its API answers, which it does once the guest's processors run."""
@@ -199,8 +211,10 @@ class Firecracker:
         said = self.host.consoles.tail(vm, TAIL_LINES)
         return VmmFailed(f"Firecracker ended at once: {said[-1] if said else 'it said nothing'}", tail=said)
 
-    def _clear(self, folder: Path) -> None:
-        """Take away what a process leaves, the pipe with our own hold on it."""
+    async def _clear(self, part: MachinePart) -> None:
+        """Take away what a process leaves: its jail, and the pipe with our own hold on it."""
+        folder = self.host.paths.vm_run(part.vm)
+        await self.jailing.remove(part.vm, instance(part.vm), [drive.path for drive in drives(part.disk, self.host.paths) if not drive.read_only])
         for name in (API, VSOCK, CONFIGURATION, OUTPUT):
             self.host.files.remove_tree(folder / name)
         self.host.proc.said(folder / OUTPUT)
@@ -209,9 +223,8 @@ class Firecracker:
         """See Vmm."""
         await self.lives.end(part.vm)
         self.host.consoles.stop(part.vm)  # before its pipe goes
-        folder = self.host.paths.vm_run(part.vm)
-        self._clear(folder)
-        self.host.files.remove_if_empty(folder)
+        await self._clear(part)
+        self.host.files.remove_if_empty(self.host.paths.vm_run(part.vm))
 
     def inspect(self, part: MachinePart) -> PartStatus:
         """See Vmm."""
@@ -227,7 +240,7 @@ class Firecracker:
 
     async def dial(self, part: MachinePart, *, timeout: float) -> Stream:
         """See Vmm."""
-        return await self.lives.call(part.vm, vsock.dial(self.host.dialer, self.host.paths.vm_run(part.vm) / VSOCK, PORT, timeout=timeout))
+        return await self.lives.call(part.vm, vsock.dial(self.host.dialer, self.jailing.place(part.vm) / VSOCK, PORT, timeout=timeout))
 
     def check(self) -> list[Finding]:
         """See Vmm."""
@@ -235,7 +248,8 @@ class Firecracker:
         if missing:
             return [Finding(level=Level.WARN, subject="firecracker", message=missing, fix=self._fix())]
         binary = self.binaries.used()
-        return [Finding(level=Level.PASS, subject="firecracker", message=why(binary) if binary else "")]
+        assert binary is not None, "usable without a binary"
+        return [Finding(level=Level.PASS, subject="firecracker", message=why(binary)), *self.jailing.check(binary)]
 
     def _fix(self) -> str:
         """Installing it helps only where it is all that is missing."""
