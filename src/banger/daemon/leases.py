@@ -14,6 +14,7 @@ from banger.backends.network import Network, Shared
 from banger.daemon.machine import Machine
 from banger.daemon.plan import NOBODY
 from banger.daemon.resources import Resources
+from banger.daemon.store import Phase
 from banger.model.errors import BangerError, HostLacks
 from banger.model.ids import VmId
 from banger.model.parts import NicPart
@@ -37,15 +38,18 @@ class Leases:
         return [machine.plan.nic for machine in self.machines.values() if machine.plan.nic.backend == network and machine.inspect().running]
 
     def spare(self, name: str, network: Network) -> list[NicPart]:
-        """What the next machines there will get."""
-        taken, found = set(self.taken(name)), list[NicPart]()
+        """What the next machines there will get, and what those have got that are being made."""
+        if not self.ready:
+            return []
+        making = [machine.plan.nic for machine in self.machines.values() if machine.phase is Phase.CREATING and machine.plan.nic.backend == name]
+        taken, free = set(self.taken(name)), list[NicPart]()
         try:
             for _ in range(self.ready):
-                found.append(network.plan(NOBODY, host_access=False, nat=False, taken=frozenset(taken)))
-                taken.add(found[-1].address)
+                free.append(network.plan(NOBODY, host_access=False, nat=False, taken=frozenset(taken)))
+                taken.add(free[-1].address)
         except HostLacks as error:
-            log.info("%d of %d are kept ready: %s", len(found), self.ready, error)
-        return found
+            log.info("%d of %d are kept ready: %s", len(free), self.ready, error)
+        return making + free
 
     async def settle(self) -> None:
         """Make the host so; what fails is told, and tried again after the next change."""

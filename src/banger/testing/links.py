@@ -9,7 +9,10 @@ from banger.model.errors import HostLacks
 
 
 class FakeLinks:
-    """A host with one card and a default route; `lacks` is what `usable` says, `table` the routes, `there` the interfaces by name."""
+    """A host with one card and a default route.
+
+    `lacks` is what `usable` says, `table` the routes, `there` the interfaces by name; those in `broken` cannot be made.
+    """
 
     def __init__(self) -> None:
         self.lacks = ""
@@ -17,6 +20,7 @@ class FakeLinks:
         self.table = [Route(destination="0.0.0.0/0", link="eth0"), Route(destination="192.0.2.0/24", link="eth0")]
         self.mtus = {"lo": 65536, "eth0": 1500}
         self.forwards = False
+        self.broken: set[str] = set()
 
     def usable(self) -> str:
         """See Links."""
@@ -59,7 +63,7 @@ class FakeLinks:
 
     async def tap(self, name: str, *, bridge: str, uid: int, mac: str, address: str) -> None:
         """See Links."""
-        if bridge not in self.there:
+        if bridge not in self.there or name in self.broken:
             raise HostLacks(f"the kernel refuses the TAP {name}: no such device")
         self.there[checked(name)] = Link(name=name, kind="tun", up=True, master=bridge, isolated=True, owner=uid)
 

@@ -172,6 +172,9 @@ class Bridge:
         """See Network. A TAP goes back to those that are kept ready, if any are."""
         if not self.links.exists(part.tap) and part.tap not in self.held and self.links.usable():
             return
+        if not await self._mine():
+            self.held.pop(part.tap, None)
+            return
         async with self.turn[part.tap]:
             async with self.base:
                 if not self.nft.usable():
@@ -186,21 +189,24 @@ class Bridge:
         async with self.base:
             if self.held or self.host.settings.tap_pool or self._ours():
                 return
-            found = await self.links.find(self.name)
-            if found is None or found.alias == self.alias:
+            if await self._mine():
                 await self.nft.remove(self.name)
                 await self.links.remove(self.name)
+
+    async def _mine(self) -> bool:
+        """Whether the bridge's name is ours to use: all else that we name hangs on it."""
+        found = await self.links.find(self.name)
+        return found is None or found.alias == self.alias
 
     # -- keeping --------------------------------------------------------------------------------------------------------------------------------
 
     async def settle(self, live: Sequence[NicPart], spare: Sequence[NicPart]) -> None:
         """See Shared."""
         ours = self._ours()
-        if self.links.usable() or not (live or spare or ours or self.links.exists(self.name)):
+        if not (live or spare or ours or self.links.exists(self.name)) or self.links.usable():
             return
-        found = await self.links.find(self.name)
-        if found is not None and found.alias != self.alias:
-            log.warning("the interface %s is of %r: left alone", self.name, found.alias or "somebody else")
+        if not await self._mine():
+            log.info("the interface %s is not ours and is left alone", self.name)
             return
         fresh = [part for part in live if part.tap not in self.held]
         self.held.update({part.tap: part for part in fresh})
