@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
+import socket
+import struct
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -81,6 +84,22 @@ async def test_a_tap_that_is_off_its_bridge_or_another_users_is_put_right(links:
     assert await links.find("bgr-2") == Link(name="bgr-2", kind="tun", up=True, master=BRIDGE, isolated=True, owner=1234)
     await make_tap(links, uid=1235)
     assert await links.find("bgr-2") == Link(name="bgr-2", kind="tun", up=True, master=BRIDGE, isolated=True, owner=1235)
+
+
+@needs_root
+async def test_a_tap_changes_hands_without_being_made_anew_unless_somebody_has_it_open(real: RealLinks) -> None:
+    await make_bridge(real)
+    await make_tap(real, uid=1234)
+    first = socket.if_nametoindex("bgr-2")
+    await make_tap(real, uid=1235)
+    assert socket.if_nametoindex("bgr-2") == first
+    with Path("/dev/net/tun").open("r+b", buffering=0) as device:  # noqa: ASYNC230 (a device)
+        fcntl.ioctl(device, 0x400454CA, struct.pack("16sH22x", b"bgr-2", 0x1002))  # TUNSETIFF, a TAP without packet information
+        await make_tap(real, uid=1236)
+    assert socket.if_nametoindex("bgr-2") != first
+    found = await real.find("bgr-2")
+    assert found is not None
+    assert (found.owner, found.isolated, found.up) == (1236, True, True)
 
 
 async def test_a_tap_without_its_bridge_cannot_be(links: Links) -> None:

@@ -41,6 +41,11 @@ def user_of(vm: VmId, settings: Settings) -> int:
     return settings.jail_uid_first + int(vm, 16) % settings.jail_uid_count
 
 
+def tap_owner(host: Host, vm: VmId) -> int:
+    """Who opens a machine's TAP: its jailed VMM's user. One that runs as root, without a jail, opens any; where we are not root, it is ours."""
+    return user_of(vm, host.settings) if host.facts.root() else host.facts.uid()
+
+
 def limits(vcpu: int, memory_mib: int) -> Limits:
     """What a machine may take of the host, its VMM included."""
     memory = memory_mib + OVERHEAD_MIB + memory_mib // OVERHEAD_SHARE

@@ -16,6 +16,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from banger.backends.jailing import tap_owner
 from banger.host.nft import Guest
 from banger.model.errors import BadRequest, BangerError, HostLacks
 from banger.model.event import report
@@ -151,7 +152,7 @@ class Bridge:
     async def _make_tap(self, part: NicPart) -> None:
         address = part.address.partition("/")[0]
         async with self.turn[part.tap]:
-            await self.links.tap(part.tap, bridge=self.name, uid=self.host.facts.uid(), mac=part.mac, address=address)
+            await self.links.tap(part.tap, bridge=self.name, uid=tap_owner(self.host, part.vm), mac=part.mac, address=address)
 
     async def _renew(self) -> None:
         await self.nft.renew(self.name, [guest_of(part) for part in self.held.values()])
