@@ -25,7 +25,7 @@ PURPOSE = {
     "docs/adr": "Decisions that close a door, half a page each.",
     "docs/guide": "For users; blocks marked `console` are run by a test, tables are made from the code.",
     "packaging": "What makes a checkout ready on first use.",
-    "src/banger/catalog": "The shipped catalogs, and what is laid over an image from the Debian archive.",
+    "src/banger/catalog": "The shipped catalogs, what is laid over an image from the Debian archive, and the units for systemd.",
     "tests": "Everything below runs with `make test`.",
     "tests/cli": "The command line against a daemon that answers from a list.",
     "tests/contract": "The same test on the fake and on the real thing.",

@@ -1,6 +1,7 @@
 """The composition root: reads the environment, joins the real host, the backends, the daemon and the HTTP server. The one file that knows all.
 
-`bangerd` serves until it is told to stop; machines go on running without it. `bangerd doctor` prints findings as JSON and needs no daemon.
+`bangerd` serves until it is told to stop; machines go on running without it. `bangerd replace` does so in place of one that serves
+already. `bangerd doctor` prints findings as JSON and needs no daemon.
 `BANGER_READY_FD` names an inherited descriptor that gets one line: `ready`, or the failure as JSON.
 """
 
@@ -219,7 +220,7 @@ def main() -> int:
         host = real_host(os.environ)
         make_folders(host)
         start_log(host)
-        if take_seat(host.paths, host.proc) is not None:
+        if take_seat(host.paths, host.proc, replace=sys.argv[1:] == ["replace"]) is not None:
             forget_former_boot(host)
             asyncio.run(run(host, build_id()))
         tell("ready")

@@ -17,7 +17,7 @@ import msgspec
 #: files, and giving the owner what is made of them.
 KEPT = {"CAP_CHOWN": 0, "CAP_DAC_OVERRIDE": 1, "CAP_NET_ADMIN": 12, "CAP_SYS_ADMIN": 21}
 #: linux/prctl.h and linux/capability.h.
-PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS, CAPABILITY_VERSION_3 = 24, 38, 0x20080522
+PR_CAPBSET_READ, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS, CAPABILITY_VERSION_3 = 23, 24, 38, 0x20080522
 
 
 class Means(StrEnum):
@@ -60,7 +60,7 @@ def give_up_the_rest() -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     kept = frozenset(KEPT.values())
     for number in range(last_capability() + 1):
-        if number not in kept:
+        if number not in kept and libc.prctl(PR_CAPBSET_READ, number, 0, 0, 0) == 1:  # systemd may have done it before us
             _checked(libc.prctl(PR_CAPBSET_DROP, number, 0, 0, 0))
     _checked(libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
     mask = sum(1 << number for number in kept)

@@ -37,19 +37,24 @@ class Holder(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     socket: str
 
 
-def take_seat(paths: Paths, proc: Proc) -> int | None:
-    """The descriptor that makes us the one daemon; None when another one serves, at a socket that our path leads to. DaemonUnreachable if neither."""
+def take_seat(paths: Paths, proc: Proc, *, replace: bool = False) -> int | None:
+    """The descriptor that makes us the one daemon; None when another one serves, at a socket that our path leads to. DaemonUnreachable if neither.
+
+    `replace`: one that serves is told to end, and we come after it. So the host's service manager gets the daemon that it watches.
+    """
     lock = os.open(paths.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     begun, told = time.monotonic(), False
     while not _locked(lock):
         holder = _holder(paths.lock)
-        if holder is not None and answers(Path(holder.socket)):
+        if holder is not None and not replace and answers(Path(holder.socket)):
             os.close(lock)
             _lead(paths.socket, Path(holder.socket))
             return None
         waited = time.monotonic() - begun
-        if waited > GRACE_SECONDS and holder is not None and not told:
-            log.warning("the daemon with pid %d cannot be reached at %s and is ended", holder.process.pid, holder.socket)
+        if (replace or waited > GRACE_SECONDS) and holder is not None and not told:
+            log.warning(
+                "the daemon with pid %d at %s %s", holder.process.pid, holder.socket, "is replaced" if replace else "cannot be reached: it is ended"
+            )
             told = proc.signal(holder.process, signal.SIGTERM)
         if waited > GIVE_UP_SECONDS:
             raise DaemonUnreachable(f"another daemon holds {paths.lock} but does not serve", hint=f"its log: {paths.log}")

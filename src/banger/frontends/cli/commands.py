@@ -19,12 +19,12 @@ class Shown:
 
 
 class Own:
-    """A flag that only the command line has: a switch."""
+    """A flag that only the command line has: a switch, or with a `metavar` one that takes a value and may repeat."""
 
-    __slots__ = ("help", "long", "short")
+    __slots__ = ("help", "long", "metavar", "short")
 
-    def __init__(self, long: str, short: str, help: str) -> None:
-        self.long, self.short, self.help = long, short, help
+    def __init__(self, long: str, short: str, help: str, metavar: str = "") -> None:
+        self.long, self.short, self.help, self.metavar = long, short, help, metavar
 
 
 class Command:
@@ -113,6 +113,9 @@ TERMINAL = Own("tty", "t", "run it on a terminal; needs one on stdin")
 NO_STDIN = Own("no-stdin", "n", "give it an empty stdin, so that a loop around banger keeps its own")
 INSTALL = Own("install", "", "let ssh itself know about machines: one line at the top of ~/.ssh/config")
 UNINSTALL = Own("uninstall", "", "take that line out again")
+OWNER = Own("owner", "", "the user whose daemon the helper serves (default: who called sudo)", "USER")
+ROOT = Own("root", "", "one more folder of the user's with images or machines, if the settings name one (may repeat)", "FOLDER")
+DRY = Own("dry-run", "n", "say what would be done, and do nothing")
 DETACH = Own("detach", "d", "leave the machine running and return")
 
 GROUPS: dict[str, tuple[str, tuple[Command, ...]]] = {
@@ -275,6 +278,30 @@ GROUPS: dict[str, tuple[str, tuple[Command, ...]]] = {
             Command("daemon operations", "daemon.operations", examples=(("banger daemon operations", ""),)),
             Command("daemon operation", "daemon.operation", examples=(("banger daemon operation op-1a2b3c4d", ""),)),
             Command("daemon cancel", "daemon.cancel", examples=(("banger daemon cancel op-1a2b3c4d", ""),)),
+        ),
+    ),
+    "system": (
+        "the privileged helper and the daemon as services of this host",
+        (
+            Command(
+                "system install",
+                "",
+                "system:install",
+                about="Install the privileged helper, and the daemon, for one user; again: bring them up to date. Run it as root.",
+                own=(OWNER, ROOT, DRY),
+                examples=(("banger system install --owner ada", "then ada may use --network bridge and --disk devmapper"),),
+            ),
+            Command(
+                "system status", "", "system:status", about="Show how the services stand.", examples=(("banger system status", "any user may ask"),)
+            ),
+            Command(
+                "system uninstall",
+                "",
+                "system:uninstall",
+                about="Remove what install made, and nothing else. Run it as root.",
+                own=(DRY,),
+                examples=(("banger system uninstall --dry-run", "what would be removed"),),
+            ),
         ),
     ),
 }

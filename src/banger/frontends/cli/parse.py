@@ -27,14 +27,15 @@ class Flag:
 
 
 class Given:
-    """What the words said: parameters for the op, the command line's own switches, targets (of a command for many), and the rest."""
+    """What the words said: parameters for the op, the command line's own switches and values, targets (of a command for many), and the rest."""
 
-    __slots__ = ("command", "own", "parameters", "rest", "separated", "targets")
+    __slots__ = ("command", "own", "parameters", "rest", "separated", "targets", "values")
 
     def __init__(self, command: Command) -> None:
         self.command = command
         self.parameters: dict[str, object] = {}
         self.own: set[str] = set()
+        self.values: dict[str, list[str]] = {}
         self.targets: list[str] = []
         self.rest: list[str] = []
         self.separated = False
@@ -76,7 +77,9 @@ def flags_of(command: Command) -> list[Flag]:
             assert op is not None
             flags += _flags(name, annotation, shown_for(op.name, name), op.defaults.get(name))
     own = [*command.own, HELP] if command.handler in ("complete:script", "reference:write") else [*command.own, JSON, HELP]
-    return flags + [Flag(one.long, one.long, "switch", Shown(one.help, short=one.short), own=True) for one in own]
+    return flags + [
+        Flag(one.long, one.long, "text" if one.metavar else "switch", Shown(one.help, one.metavar, short=one.short), own=True) for one in own
+    ]
 
 
 def _flags(name: str, annotation: str, shown: Shown, default: object) -> list[Flag]:
@@ -188,7 +191,7 @@ class _Parser:
             self._set(flag, None, todo, f"-{flag.shown.short}")
 
     def _set(self, flag: Flag, value: str | None, todo: list[str], spelt: str) -> None:
-        if flag.own:
+        if not flag.takes_value and flag.own:
             self.given.own.add(flag.long)
         elif not flag.takes_value:
             self.given.parameters[flag.parameter] = flag.kind == "switch"
@@ -198,7 +201,9 @@ class _Parser:
             self._value(flag, todo.pop() if value is None else value, spelt)
 
     def _value(self, flag: Flag, text: str, spelt: str) -> None:
-        if flag.kind == "pairs":
+        if flag.own:
+            self.given.values.setdefault(flag.long, []).append(text)
+        elif flag.kind == "pairs":
             key, equals, value = text.partition("=")
             if not equals or not key:
                 raise self._wrong(f"{spelt} {text!r} is not {flag.shown.metavar}")
