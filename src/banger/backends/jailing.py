@@ -106,8 +106,7 @@ class Jailing:
         settings = self.host.settings
         if settings.jailer == "no":
             return "the setting jailer is no"
-        last = settings.jail_uid_first + settings.jail_uid_count - 1
-        missing = self.host.jails.lack(self.host.paths.running, settings.jail_uid_first, last)
+        missing = self._impossible()
         if missing:
             return missing
         if not binary.jailer:
@@ -119,6 +118,11 @@ class Jailing:
         if version != binary.version:
             return f"the jailer at {binary.jailer} is of version {version or 'unknown'}, not {binary.version}"
         return ""
+
+    def _impossible(self) -> str:
+        """Why no jailer whatever could do anything here."""
+        first, count = self.host.settings.jail_uid_first, self.host.settings.jail_uid_count
+        return self.host.jails.lack(self.host.paths.running, first, first + count - 1)
 
     def wanted(self, binary: Binary) -> bool:
         """Whether to use it; HostLacks when it has to be used and cannot be."""
@@ -157,11 +161,12 @@ class Jailing:
         missing = self.lack(binary)
         if not missing:
             return [self._good(binary)]
-        level, fix = Level.PASS, ""
+        level = Level.PASS
         if self.host.settings.jailer == "yes":
-            level, fix = Level.FAIL, "banger firecracker install"
+            level = Level.FAIL
         elif self.host.facts.root() and self.host.settings.jailer == "auto":
-            level, fix = Level.WARN, "banger firecracker install"
+            level = Level.WARN
+        fix = "" if level is Level.PASS else "banger firecracker install" if not self._impossible() else "set jailer to no, if that is meant to be so"
         return [Finding(level=level, subject="jailer", message=f"machines run without it: {missing}", fix=fix)]
 
     def _good(self, binary: Binary) -> Finding:
