@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 from pathlib import Path
 
 import pytest
@@ -200,3 +201,19 @@ def test_doctor_says_where_machines_run(world: World) -> None:
     found = {row["subject"]: row for row in json.loads(world.banger("doctor", "--json").stdout)}
     assert found["jailer"]["level"] == "PASS", found["jailer"]
     assert found["jailer"]["message"].endswith("/bin/jailer, users 1879048192 to 2147483645")
+
+
+def test_its_tap_on_the_bridge_is_its_own(world: World) -> None:
+    world.ok("vm", "list")
+    before = take(world.root)
+    world.ok("vm", "create", "--name", "otter", "--network", "bridge")
+    row = world.row("otter")
+    uid = FIRST + int(str(row["id"]), 16) % COUNT
+    taps = [path for path in Path("/sys/class/net").glob("bgr-*") if (path / "carrier").read_text().strip() == "1"]
+    assert [(path / "owner").read_text().strip() for path in taps] == [str(uid)]
+    assert Path(f"/proc/{row['pid']}/status").read_text().count(f"Uid:\t{uid}")
+    with pytest.raises(ConnectionRefusedError):  # the guest's own answer: nobody listens there
+        socket.create_connection((str(row["address"]).partition("/")[0], 9), timeout=20)
+    world.ok("vm", "delete", "otter")
+    until(lambda: not [path for path in Path("/sys/class/net").glob("bgr-*") if (path / "carrier").read_text().strip() == "1"], "the end of its TAP")
+    assert beyond(before, world).keys() <= {"links", "routes", "tables"}, "what the network keeps ready is tested elsewhere"
