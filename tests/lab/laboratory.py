@@ -42,7 +42,7 @@ INSIDE = {
     "BANGER_TEST_IMAGES": " ".join(shelved()),
 }
 #: What runs inside: tests of Firecracker's own, and those that hold for every VMM.
-SELECTION = ("tests/lab/inside", "tests/vm/test_lifecycle.py")
+SELECTION = ("tests/lab/inside", "tests/vm/test_lifecycle.py", "tests/vm/test_user_network.py")
 #: Firecracker does not end when a guest's own init switches the power off: it has no switch for it.
 DESELECTED = ("test_powering_off_from_inside_stops_the_machine",)
 #: Loaded at once; others are loaded by the kernel when they are asked for.

@@ -33,7 +33,7 @@ async def fake(tmp_path: Path) -> AsyncIterator[FakeHost]:
 
 def machine(fake: FakeHost, **more: object) -> MachinePart:
     disk = Overlay(fake.host).plan(VM, base=Path("/images/rootfs.ext4"), size=SIZE)
-    nic = NoNetwork().plan(VM, host_access=False)
+    nic = NoNetwork().plan(VM, host_access=False, sockets=True)
     part = Qemu(fake.host).plan(VM, vcpu=1, memory_mib=256, kernel="/vmlinux", initramfs="/initramfs", disk=disk, nic=nic)
     return msgspec.structs.replace(part, **more)
 
@@ -236,7 +236,7 @@ async def test_impossible_disks_are_refused(fake: FakeHost, size: int) -> None:
 
 async def test_a_network_is_made_once_and_removed_without_a_trace(fake: FakeHost) -> None:
     user = User(fake.host)
-    part = user.plan(VM, host_access=False)
+    part = user.plan(VM, host_access=False, sockets=True)
     await user.ensure(part)
     await user.ensure(part)
     assert len(fake.proc.processes) == 1
@@ -249,7 +249,7 @@ async def test_a_network_is_made_once_and_removed_without_a_trace(fake: FakeHost
 
 async def test_a_network_that_has_ended_is_made_again(fake: FakeHost) -> None:
     user = User(fake.host)
-    part = user.plan(VM, host_access=False)
+    part = user.plan(VM, host_access=False, sockets=True)
     await user.ensure(part)
     fake.proc.processes[0].end()
     assert not user.inspect(part).present
@@ -270,7 +270,7 @@ async def test_a_host_without_a_default_route_gets_a_network_all_the_same(fake: 
     name = next(name for name in fake.proc.commands if "python" in name)
     fake.proc.commands[name] = sieve
     user = User(fake.host)
-    await user.ensure(user.plan(VM, host_access=False))
+    await user.ensure(user.plan(VM, host_access=False, sockets=True))
     assert len(seen) == 2
     assert seen[1][seen[1].index("--interface") + 1] == "lo"
 
@@ -286,12 +286,12 @@ async def test_without_passt_the_error_names_it_and_a_way_out(fake: FakeHost) ->
     del fake.proc.commands["passt"]
     user = User(fake.host)
     with pytest.raises(HostLacks, match="passt is not installed"):
-        await user.ensure(user.plan(VM, host_access=False))
+        await user.ensure(user.plan(VM, host_access=False, sockets=True))
     assert user.check()[0].packages == ("passt",)
 
 
 async def test_the_hosts_loopback_is_closed_unless_access_is_given(fake: FakeHost) -> None:
-    closed, opened = (User(fake.host).plan(VM, host_access=access) for access in (False, True))
+    closed, opened = (User(fake.host).plan(VM, host_access=access, sockets=True) for access in (False, True))
     assert "--no-map-gw" in passt_argv(closed)
     assert "--open" not in argv(closed)
     assert "--no-map-gw" not in passt_argv(opened)
@@ -311,10 +311,10 @@ async def test_the_hosts_loopback_is_closed_unless_access_is_given(fake: FakeHos
     ],
 )
 async def test_passt_is_told(fake: FakeHost, option: str, value: str) -> None:
-    command = passt_argv(User(fake.host).plan(VM, host_access=False))
+    command = passt_argv(User(fake.host).plan(VM, host_access=False, sockets=True))
     assert command[command.index(option) + 1] == value
 
 
 def test_no_network_cannot_give_access_to_the_host() -> None:
     with pytest.raises(BadRequest):
-        NoNetwork().plan(VM, host_access=True)
+        NoNetwork().plan(VM, host_access=True, sockets=True)

@@ -31,7 +31,9 @@ async def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     """Machines that the host can reach."""
     plan = NoNetwork.plan
 
-    def reachable(self: NoNetwork, vm: VmId, *, host_access: bool, nat: bool | None = None, taken: frozenset[str] = frozenset()) -> NicPart:
+    def reachable(
+        self: NoNetwork, vm: VmId, *, host_access: bool, sockets: bool = True, nat: bool | None = None, taken: frozenset[str] = frozenset()
+    ) -> NicPart:
         return msgspec.structs.replace(plan(self, vm, host_access=host_access), address=f"{ADDRESS}/16", reachable=True)
 
     monkeypatch.setattr(NoNetwork, "plan", reachable)

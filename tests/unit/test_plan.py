@@ -76,16 +76,21 @@ def with_firecracker(tmp_path: Path) -> FakeHost:
     return fake
 
 
-def test_auto_takes_firecracker_only_for_a_network_that_it_can_use(tmp_path: Path) -> None:
-    vmms = Resources(with_firecracker(tmp_path).host).vmms
-    assert planning.choose_vmm("auto", "none", vmms) == "firecracker"
-    assert planning.choose_vmm("auto", "user", vmms) == "qemu"
+def test_auto_takes_firecracker_only_for_a_network_that_it_can_have_here(tmp_path: Path) -> None:
+    fake = with_firecracker(tmp_path)
+    vmms = Resources(fake.host).vmms
+    assert [planning.choose_vmm("auto", network, vmms) for network in ("none", "user")] == ["firecracker", "firecracker"]
+    fake.facts.no_tun = "/dev/net/tun is not accessible to this user"
+    assert [planning.choose_vmm("auto", network, vmms) for network in ("none", "user")] == ["firecracker", "qemu"]
+    fake.facts.no_tun, fake.facts.no_namespaces = "", "this host does not let this user make user namespaces"
+    assert [planning.choose_vmm("auto", network, vmms) for network in ("none", "user")] == ["firecracker", "qemu"]
 
 
 def test_auto_says_of_each_vmm_why_it_does_not_do(tmp_path: Path) -> None:
     fake = with_firecracker(tmp_path)
     del fake.proc.programs["qemu-system-x86_64"]
-    with pytest.raises(HostLacks, match=r"firecracker: it cannot use the network user yet; qemu: .*not installed"):
+    fake.facts.no_tun = "/dev/net/tun is missing"
+    with pytest.raises(HostLacks, match=r"firecracker: /dev/net/tun is missing; qemu: .*not installed"):
         planning.choose_vmm("auto", "user", Resources(fake.host).vmms)
 
 
@@ -93,8 +98,11 @@ def test_a_vmm_that_is_asked_for_is_refused_when_it_cannot_run_or_use_the_networ
     fake = with_firecracker(tmp_path)
     resources = Resources(fake.host)
     backends = planning.Backends(vmm=resources.vmms["firecracker"], disk=resources.disks["overlay"], network=resources.networks["user"])
-    with pytest.raises(BadRequest, match="network 'user'"):
+    fake.facts.no_tun = "/dev/net/tun is missing"
+    with pytest.raises(HostLacks, match="/dev/net/tun is missing"):
         planning.check(resolved(), backends)
+    fake.facts.no_tun = ""
+    planning.check(resolved(), backends)
     alone = msgspec.structs.replace(backends, network=resources.networks["none"])
     planning.check(resolved(), alone)
     fake.facts.has_kvm = Kvm(False, "/dev/kvm is missing")

@@ -1,4 +1,4 @@
-"""Networks, seen from inside a guest: a host and an internet in network namespaces, real machines."""
+"""Networks, seen from inside a guest: a host and an internet in network namespaces, real machines. Each VMM has to pass."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def internet(request: pytest.FixtureRequest) -> Iterator[Internet]:
 @pytest.fixture
 def placed(internet: Internet, short_path: Path) -> Iterator[World]:
     """A banger on that host."""
-    made = World(short_path, internet.prefix)
+    made = World(short_path, internet.prefix, network="user")
     yield made
     made.close()
 

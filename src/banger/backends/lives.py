@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import signal as signals
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from banger.host.detached import Detached
@@ -23,12 +24,14 @@ ABSENT = PartStatus(present=False)
 
 
 class Lives:
-    """`record` is the name of the file in the run folder; `mark` gives the words by which a machine's process is found that was not written down.
+    """`record` says where a machine's record is; `mark` gives the words by which a machine's process is found that was not written down.
 
     `owner` tells whose process it is when it is not ours (see Proc.find).
     """
 
-    def __init__(self, host: Host, record: str, mark: Callable[[VmId], tuple[str, ...]], owner: Callable[[VmId], int] = lambda vm: -1) -> None:
+    def __init__(
+        self, host: Host, record: Callable[[VmId], Path], mark: Callable[[VmId], tuple[str, ...]], owner: Callable[[VmId], int] = lambda vm: -1
+    ) -> None:
         self.host, self.record, self.mark, self.owner = host, record, mark, owner
         #: Kept because a listing of a thousand machines asks for each; they hold no state but a path.
         self.known: dict[VmId, Detached] = {}
@@ -38,8 +41,7 @@ class Lives:
     def _of(self, vm: VmId) -> Detached:
         found = self.known.get(vm)
         if found is None:
-            record = self.host.paths.vm_run(vm) / self.record
-            found = self.known[vm] = Detached(self.host.proc, self.host.files, record, self.mark(vm), lambda: self.owner(vm))
+            found = self.known[vm] = Detached(self.host.proc, self.host.files, self.record(vm), self.mark(vm), lambda: self.owner(vm))
         return found
 
     def find(self, vm: VmId) -> ProcessId | None:

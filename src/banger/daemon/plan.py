@@ -88,15 +88,10 @@ def choose_vmm(asked: str, network: str, vmms: Mapping[str, Vmm]) -> str:
     lacks = {}
     for name in VMM_ORDER:
         if name in vmms:
-            lacks[name] = vmms[name].usable() or unfit(vmms[name], network)
+            lacks[name] = vmms[name].usable() or vmms[name].unfit(network)
             if not lacks[name]:
                 return name
     raise HostLacks("; ".join(f"{name}: {lack}" for name, lack in lacks.items()), hint="run: banger doctor")
-
-
-def unfit(vmm: Vmm, network: str) -> str:
-    """Empty when the VMM can use that kind of network, else that it cannot."""
-    return "" if network in vmm.networks() else f"it cannot use the network {network} yet"
 
 
 class Backends(msgspec.Struct, frozen=True, kw_only=True):
@@ -127,7 +122,7 @@ def parts(asked: Resolved, vm: VmId, boot: Boot, backends: Backends, taken: froz
         kernel=str(boot.kernel),
         initramfs=str(boot.initramfs),
         disk=backends.disk.plan(vm, base=boot.base, size=asked.disk_bytes),
-        nic=backends.network.plan(vm, host_access=asked.host_access, nat=asked.nat, taken=taken),
+        nic=backends.network.plan(vm, host_access=asked.host_access, sockets=backends.vmm.sockets(), nat=asked.nat, taken=taken),
     )
 
 
@@ -135,7 +130,7 @@ def check(asked: Resolved, backends: Backends, taken: frozenset[str] = frozenset
     """Refuse an impossible request, or one that this host lacks something for, before anything is fetched for it."""
     parts(asked, NOBODY, NO_BOOT, backends, taken)
     require([*backends.vmm.check(), *backends.disk.check(), *backends.network.check()])
-    for missing in (backends.vmm.usable(), backends.disk.usable(), backends.network.usable()):
+    for missing in (backends.vmm.usable(), backends.vmm.unfit(asked.network), backends.disk.usable(), backends.network.usable()):
         if missing:
             raise HostLacks(missing, hint="run: banger doctor")
 

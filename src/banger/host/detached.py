@@ -32,6 +32,14 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     start: int = 0
 
 
+def recorded(proc: Proc, files: Files, record: Path) -> ProcessId | None:
+    """The process that somebody else's record names, if it lives."""
+    data = files.read(record)
+    known = decode(data, Record, what=str(record)) if data is not None else Record()
+    process = ProcessId(known.pid, known.start)
+    return process if known.pid and proc.look(process) is not Life.GONE else None
+
+
 class Detached:
     """One such process: `record` is its file, `mark` are words of its command line that no other process has, `owner` whose it is if not ours."""
 

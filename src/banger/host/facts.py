@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import platform
+import subprocess
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
@@ -15,6 +16,7 @@ from banger.host.tsc import measure_khz
 
 #: The second is what systemd-resolved knows behind its own 127.0.0.53.
 RESOLVERS = (Path("/etc/resolv.conf"), Path("/run/systemd/resolve/resolv.conf"))
+TUN = "/dev/net/tun"
 
 
 class Kvm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -57,6 +59,17 @@ class Facts(Protocol):
     def kvm(self) -> Kvm:
         """Usable means: /dev/kvm opens for reading and writing and the processor shows vmx or svm (some clouds' /dev/kvm has neither)."""
 
+    def tun(self) -> str:
+        """Empty when this user may open /dev/net/tun, by which TAPs are made; else why not. (Some tools wait for ever where it may not be opened.)"""
+
+    def user_namespaces(self) -> str:
+        """Empty when this user may make a user and a network namespace; else why not."""
+
+
+def secluded_tap(facts: Facts) -> str:
+    """Empty when this user can have a TAP in a namespace of its own; else why not."""
+    return facts.tun() or facts.user_namespaces()
+
 
 def parse_nameservers(text: str) -> tuple[str, ...]:
     """What a resolv.conf(5) names, as far as somebody else than the host can ask it."""
@@ -75,6 +88,7 @@ class RealFacts:
 
     def __init__(self) -> None:
         self._tsc_khz: int | None = None
+        self._namespaces = False
 
     def cpus(self) -> int:
         """See Facts."""
@@ -137,6 +151,26 @@ class RealFacts:
         if not {"vmx", "svm"} & set(flags):
             return Kvm(False, "the processor shows no vmx or svm")
         return Kvm(True, "/dev/kvm is usable")
+
+    def tun(self) -> str:
+        """See Facts."""
+        if not os.path.exists(TUN):
+            return f"{TUN} is missing"
+        return "" if os.access(TUN, os.R_OK | os.W_OK) else f"{TUN} is not accessible to this user"
+
+    def user_namespaces(self) -> str:
+        """See Facts. There are too many ways to forbid it to read them all, so it is tried; once it has worked, it is taken to work."""
+        if self._namespaces:
+            return ""
+        command = ["unshare", "--user", "--map-user=1", "--map-group=1", "--net", "--", "true"]
+        try:
+            subprocess.run(command, check=True, capture_output=True, text=True, timeout=5)
+        except subprocess.CalledProcessError as error:
+            return f"this host does not let this user make user namespaces: {error.stderr.strip() or 'no reason given'}"
+        except (OSError, subprocess.TimeoutExpired) as error:
+            return f"user namespaces cannot be made: {error}"
+        self._namespaces = True
+        return ""
 
 
 def _bound(table: Path, port: int) -> bool:

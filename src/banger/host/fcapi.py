@@ -57,7 +57,7 @@ class Vsock(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class NetworkInterface(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`/network-interfaces/ID`: `host_dev_name` is a TAP that the process may open."""
+    """`/network-interfaces/ID`: `host_dev_name` is a TAP, opened by its name in the network namespace that Firecracker runs in."""
 
     iface_id: str
     guest_mac: str

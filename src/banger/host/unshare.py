@@ -17,6 +17,8 @@ from banger.model.errors import HostLacks, ToolFailed
 #: As many as a Debian system has ids of its own, including nobody (65534).
 ENOUGH = 1 << 16
 
+UNPRIVILEGED = ("setpriv", "--no-new-privs", "--")
+
 
 def mapped(root: bool) -> list[str]:
     """The prefix for a single tool: see files as root would. Empty for root."""
@@ -30,6 +32,21 @@ def secluded(root: bool) -> list[str]:
     """
     users = [] if root else ["--map-auto", "--map-root-user"]
     return ["setpriv", "--pdeathsig", "KILL", "--", "unshare", *users, "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--"]
+
+
+def stripped(*, namespace: bool, network: bool) -> list[str]:
+    """The prefix for a process that is to have no privilege and never get one; in a user namespace of its own where `namespace`.
+
+    It is user 1 there, whoever started it, since root of a namespace would have capabilities; and without any network where `network` too. It is
+    still this user to the host, so what the user may open, by a group of its as well, it may open.
+    """
+    own = ["unshare", "--user", "--map-user=1", "--map-group=1", *(("--net",) if network else ()), "--"] if namespace else []
+    return [*own, *UNPRIVILEGED]
+
+
+def beside(pid: int) -> list[str]:
+    """The prefix for such a process in the user and network namespaces of another one of this user's."""
+    return ["nsenter", "--target", str(pid), "--user", "--net", "--preserve-credentials", "--", *UNPRIVILEGED]
 
 
 def subordinate(text: str, name: str, uid: int) -> int:

@@ -24,6 +24,7 @@ class NicPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     `tap` is the host's interface that the VMM opens by its name, if there is one; `reachable`: the host reaches `address` directly, so a name may
     resolve to it; `nat`: what the guest sends leaves the host under the host's address.
+    `secluded`: the TAP is in the user and network namespaces of the network's own process (record: `Paths.network_process`), which the VMM enters.
     """
 
     backend: str
@@ -37,6 +38,7 @@ class NicPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     tap: str = ""
     reachable: bool = False
     nat: bool = False
+    secluded: bool = False
 
 
 class MachinePart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="part", tag="machine"):

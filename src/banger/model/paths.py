@@ -90,6 +90,14 @@ class Paths(msgspec.Struct, frozen=True, kw_only=True):
         """The machine's volatile folder: sockets, FIFOs and pid records; a VMM runs inside it and names files relative to it."""
         return self.running / vm
 
+    def vmm_process(self, vm: VmId) -> Path:
+        """The record of the machine's VMM."""
+        return self.vm_run(vm) / "vmm.json"
+
+    def network_process(self, vm: VmId) -> Path:
+        """The record of the process that the machine's network is, where it is one."""
+        return self.vm_run(vm) / "passt.json"
+
     def overlay(self, vm: VmId) -> Path:
         """What the machine wrote: a sparse ext4 file."""
         return self.vm_state(vm) / "overlay.ext4"

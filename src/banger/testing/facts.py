@@ -6,7 +6,7 @@ from banger.host.facts import Kvm
 
 
 class FakeFacts:
-    """Eight processors, 16 GiB, no KVM; every fact is an attribute to be changed."""
+    """Eight processors, 16 GiB, no KVM, TAPs and user namespaces; every fact is an attribute to be changed."""
 
     def __init__(self) -> None:
         self.count, self.mib, self.khz = 8, 16384, 2_500_000
@@ -14,6 +14,7 @@ class FakeFacts:
         self.boot = "00000000-0000-4000-8000-000000000000"
         self.ports: set[int] = set()
         self.resolvers: tuple[str, ...] = ("192.0.2.53",)
+        self.no_tun = self.no_namespaces = ""
         self.has_kvm = Kvm(False, "/dev/kvm is missing")
 
     def cpus(self) -> int:
@@ -55,3 +56,11 @@ class FakeFacts:
     def kvm(self) -> Kvm:
         """See Facts."""
         return self.has_kvm
+
+    def tun(self) -> str:
+        """See Facts."""
+        return self.no_tun
+
+    def user_namespaces(self) -> str:
+        """See Facts."""
+        return self.no_namespaces

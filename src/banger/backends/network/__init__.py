@@ -16,10 +16,11 @@ class Network(Protocol):
     def usable(self) -> str:
         """Empty when it can be had here, else what is missing, in one line."""
 
-    def plan(self, vm: VmId, *, host_access: bool, nat: bool | None = None, taken: frozenset[str] = frozenset()) -> NicPart:
+    def plan(self, vm: VmId, *, host_access: bool, sockets: bool = True, nat: bool | None = None, taken: frozenset[str] = frozenset()) -> NicPart:
         """Decide addresses, none of them in `taken` where machines have addresses of their own; `nat` None: what is usual here.
 
-        BadRequest when `host_access` or `nat` means nothing here, HostLacks when there is no free address.
+        `sockets`: which kind of end the VMM looks for (see Vmm). BadRequest when `host_access` or `nat` means nothing here, HostLacks when there is no
+        free address.
         """
 
     async def ensure(self, part: NicPart) -> None:

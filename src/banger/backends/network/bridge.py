@@ -87,7 +87,7 @@ class Bridge:
                 return f"the subnet {subnet} overlaps the host's route to {other} on {route.link}: choose another one by the setting subnet"
         return ""
 
-    def plan(self, vm: VmId, *, host_access: bool, nat: bool | None = None, taken: frozenset[str] = frozenset()) -> NicPart:
+    def plan(self, vm: VmId, *, host_access: bool, sockets: bool = True, nat: bool | None = None, taken: frozenset[str] = frozenset()) -> NicPart:
         """See Network: the lowest free address."""
         if host_access:
             hint = "what listens on all of the host's addresses is at the gateway's; for its loopback choose --network user"

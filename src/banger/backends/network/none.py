@@ -22,7 +22,7 @@ class NoNetwork:
         """See Network."""
         return ""
 
-    def plan(self, vm: VmId, *, host_access: bool, nat: bool | None = None, taken: frozenset[str] = frozenset()) -> NicPart:
+    def plan(self, vm: VmId, *, host_access: bool, sockets: bool = True, nat: bool | None = None, taken: frozenset[str] = frozenset()) -> NicPart:
         """See Network."""
         if nat:
             raise BadRequest("a machine without a network has nothing to send", hint="leave out --nat, or choose another --network")

@@ -3,7 +3,8 @@
 Every guest sees the same little network: itself, a gateway, and a name server whose queries passt passes on to the host's, so a resolver on the host's
 loopback works too. Nothing can reach the guest from outside. The host's loopback is out of the guest's reach, which takes a sieve in front of passt
 (see host/sieve.py), unless `host_access`: then the gateway's address leads there.
-Owns one sieve and one passt a machine, and their socket in the run folder. Both end with the connection of the VMM.
+A VMM that can connect to a socket finds the sieve's in the run folder; one that knows TAPs only (Firecracker) finds one in a user and network namespace
+of the sieve's, which it enters. Owns one sieve and one passt a machine, and their socket. Both end with the connection of the VMM.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from banger.backends.lives import Lives
 from banger.host import sieve
+from banger.host.facts import secluded_tap
 from banger.host.proc import ProcessId
 from banger.model.errors import BadRequest, HostLacks, ToolFailed
 from banger.model.finding import Finding, Level
@@ -29,6 +31,8 @@ ADDRESS, PREFIX, GATEWAY, RESOLVER = "10.0.2.15", 24, "10.0.2.2", "10.0.2.3"
 MTU = 1500
 READY_TIMEOUT = 5.0
 SOCKET = "passt.sock"
+#: In a namespace of its own, where there is no other.
+TAP = "tap0"
 #: The gateway's, so that what the guest has learned holds with another passt too.
 GATEWAY_MAC = "52:42:00:00:00:02"
 #: What passt says on a host without a default route. It needs an interface only to take addresses from, and is told all of them.
@@ -73,6 +77,7 @@ def argv(part: NicPart, *, interface: str = "") -> list[str]:
         "-S",
         sieve.__file__,
         *(("--open",) if part.host_access else ()),
+        *(("--tap", part.tap) if part.tap else ()),
         socket_name(part.vm),
         "--",
         *passt_argv(part, interface=interface),
@@ -84,13 +89,13 @@ class User:
 
     def __init__(self, host: Host) -> None:
         self.host = host
-        self.lives = Lives(host, "passt.json", lambda vm: (socket_name(vm),))
+        self.lives = Lives(host, host.paths.network_process, lambda vm: (socket_name(vm),))
 
     def usable(self) -> str:
         """See Network."""
         return "" if self.host.proc.which("passt") else "passt is not installed"
 
-    def plan(self, vm: VmId, *, host_access: bool, nat: bool | None = None, taken: frozenset[str] = frozenset()) -> NicPart:
+    def plan(self, vm: VmId, *, host_access: bool, sockets: bool = True, nat: bool | None = None, taken: frozenset[str] = frozenset()) -> NicPart:
         """See Network."""
         if nat is False:
             raise BadRequest("a machine on the network user always reaches what the host does", hint="choose --network bridge, or --network none")
@@ -104,6 +109,8 @@ class User:
             mtu=MTU,
             host_access=host_access,
             nat=True,
+            tap="" if sockets else TAP,
+            secluded=not sockets,
         )
 
     async def ensure(self, part: NicPart) -> None:
@@ -112,6 +119,9 @@ class User:
             return
         if self.host.proc.which("passt") is None:
             raise HostLacks("passt is not installed", hint=f"as root: apt-get install {PACKAGE}; or choose --network none")
+        lack = secluded_tap(self.host.facts) if part.tap else ""
+        if lack:
+            raise HostLacks(lack, hint="choose --vmm qemu, or --network none")
         folder = self.host.files.private_folder(self.host.paths.vm_run(part.vm))
         self.host.files.remove_tree(folder / SOCKET)
         await self.lives.start(part.vm, lambda: self._spawn(part))

@@ -16,8 +16,11 @@ class Vmm(Protocol):
     def usable(self) -> str:
         """Empty when it can run here, else what is missing, in one line."""
 
-    def networks(self) -> frozenset[str]:
-        """The kinds of network that it can connect a machine to, by their backends' names."""
+    def unfit(self, network: str) -> str:
+        """Empty when it can connect a machine to that kind of network here, else why not, in one line."""
+
+    def sockets(self) -> bool:
+        """Whether the other end of its network cards can be a Unix socket (QEMU's stream protocol); else it is a TAP, opened by its name."""
 
     def plan(self, vm: VmId, *, vcpu: int, memory_mib: int, kernel: str, initramfs: str, disk: DiskPart, nic: NicPart) -> MachinePart:
         """Decide, with accelerator and reason; BadRequest on impossible counts or sizes, or a network it cannot use."""

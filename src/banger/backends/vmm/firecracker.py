@@ -1,9 +1,10 @@
-"""Firecracker: the least VMM there is, for hosts with KVM. The network `user` is not there yet.
+"""Firecracker: the least VMM there is, for hosts with KVM.
 
 The process runs inside the machine's run folder and names its sockets relative to it, so that a saved machine can be started elsewhere. All of the
 configuration is one file that is there before it starts: whoever dies in between leaves a whole machine or none. The guest's console is Firecracker's
 stdout, a pipe that never makes it wait; while no daemon reads, the first 64 KiB are kept and the rest is lost. It has no switch for the guest's power:
 a guest that restarts ends it (`reboot=k`), so the agent restarts where it is told to power off.
+Without a jail the process has no capability, cannot get one (no new privileges), and is in a user namespace, its own or its network's.
 Owns the process, `vmm.json`, `machine.json`, `console.pipe` and the two sockets; `remove` takes all of them away.
 """
 
@@ -19,7 +20,9 @@ import msgspec
 from banger.backends.jailing import Jailing, inside, limits
 from banger.backends.lives import Lives
 from banger.backends.releases import Binaries, too_old, why
-from banger.host import fcapi, vsock
+from banger.host import fcapi, unshare, vsock
+from banger.host.detached import recorded
+from banger.host.facts import secluded_tap
 from banger.host.proc import Life, ProcessId
 from banger.model.drives import by_letter, drives, words
 from banger.model.errors import BadRequest, BangerError, GuestFailed, HostLacks, TimedOut, VmmFailed
@@ -38,7 +41,7 @@ log = logging.getLogger(__name__)
 API, VSOCK, CONFIGURATION, OUTPUT = "api.sock", "vsock.sock", "machine.json", "console.pipe"
 #: Where the agent listens, and the guest's address: the least that is not reserved (vsock(7)).
 PORT, CONTEXT = 1024, 3
-NETWORKS = frozenset({"none", "bridge"})
+NETWORKS = frozenset({"none", "user", "bridge"})
 READY_TIMEOUT = 5.0
 FIRST_PAUSE, LONGEST_PAUSE = 0.002, 0.05
 TAIL_LINES = 20
@@ -94,7 +97,7 @@ class Firecracker:
         self.host = host
         self.binaries = Binaries(host)
         self.jailing = Jailing(host, self.binaries)
-        self.lives = Lives(host, "vmm.json", lambda vm: (instance(vm), CONFIGURATION), self.jailing.owner)
+        self.lives = Lives(host, host.paths.vmm_process, lambda vm: (instance(vm), CONFIGURATION), self.jailing.owner)
 
     def usable(self) -> str:
         """See Vmm."""
@@ -110,9 +113,15 @@ class Firecracker:
         kvm = self.host.facts.kvm()
         return "" if kvm.usable or self.host.settings.kvm == "yes" else kvm.reason
 
-    def networks(self) -> frozenset[str]:
+    def unfit(self, network: str) -> str:
         """See Vmm."""
-        return NETWORKS
+        if network not in NETWORKS:
+            return f"it cannot use the network {network} yet"
+        return secluded_tap(self.host.facts) if network == "user" else ""
+
+    def sockets(self) -> bool:
+        """See Vmm."""
+        return False
 
     def plan(self, vm: VmId, *, vcpu: int, memory_mib: int, kernel: str, initramfs: str, disk: DiskPart, nic: NicPart) -> MachinePart:
         """See Vmm."""
@@ -173,13 +182,32 @@ class Firecracker:
     def _furnish(self, part: MachinePart, binary: Binary) -> list[str]:
         """Everything that Firecracker finds when it starts, in its jail if it has one; and the command."""
         found, command, mode = configuration(part, self.host.paths), argv(part, binary.path), 0o600
+        network = self._network(part.nic)
         if self.jailing.wanted(binary):
             found, things = inside(found)
-            command = self.jailing.ensure(part.vm, command, things, limits(part.vcpu, part.memory_mib), binary)
+            netns = f"/proc/{network}/ns/net" if network else ""
+            command = self.jailing.ensure(part.vm, command, things, limits(part.vcpu, part.memory_mib), binary, netns)
             mode = 0o644  # read by the jail's user; the folders that lead to it are private
+        else:
+            command = [*self._seclusion(part.nic, network), *command]
         place = self.jailing.place(part.vm)
         self.host.files.write_atomic(place / CONFIGURATION, msgspec.json.encode(found), mode=mode, durable=False)
         return command
+
+    def _network(self, nic: NicPart) -> int:
+        """The process in whose namespaces the machine's TAP is; 0 when that is in our own, or there is none."""
+        if not nic.secluded:
+            return 0
+        found = recorded(self.host.proc, self.host.files, self.host.paths.network_process(nic.vm))
+        if found is None:
+            raise VmmFailed("the network has ended before the machine began")
+        return found.pid
+
+    def _seclusion(self, nic: NicPart, network: int) -> list[str]:
+        """What stands before the command without a jail: into the network's namespaces, or into one of its own where the host lets us make one."""
+        if network:
+            return unshare.beside(network)
+        return unshare.stripped(namespace=not self.host.facts.user_namespaces(), network=nic.backend == "none")
 
     async def _running(self, process: ProcessId, socket: Path) -> None:
         """Wait until its API answers, which it does once the guest's processors run."""
@@ -249,7 +277,12 @@ class Firecracker:
             return [Finding(level=Level.WARN, subject="firecracker", message=missing, fix=self._fix())]
         binary = self.binaries.used()
         assert binary is not None, "usable without a binary"
-        return [Finding(level=Level.PASS, subject="firecracker", message=why(binary)), *self.jailing.check(binary)]
+        found = [Finding(level=Level.PASS, subject="firecracker", message=why(binary)), *self.jailing.check(binary)]
+        lack = self.unfit("user")
+        if lack:
+            fix = "machines with the network user run in QEMU instead; nothing needs to be done"
+            found.append(Finding(level=Level.WARN, subject="firecracker", message=f"it cannot have the network user: {lack}", fix=fix))
+        return found
 
     def _fix(self) -> str:
         """Installing it helps only where it is all that is missing."""

@@ -129,7 +129,7 @@ class Qemu:
 
     def __init__(self, host: Host) -> None:
         self.host = host
-        self.lives = Lives(host, "vmm.json", lambda vm: (guest_name(vm),))
+        self.lives = Lives(host, host.paths.vmm_process, lambda vm: (guest_name(vm),))
 
     def usable(self) -> str:
         """See Vmm."""
@@ -145,9 +145,13 @@ class Qemu:
         kvm = self.host.facts.kvm()
         return ("kvm" if kvm.usable else "tcg"), kvm.reason
 
-    def networks(self) -> frozenset[str]:
+    def unfit(self, network: str) -> str:
         """See Vmm."""
-        return NETWORKS
+        return "" if network in NETWORKS else f"it cannot use the network {network}"
+
+    def sockets(self) -> bool:
+        """See Vmm."""
+        return True
 
     def plan(self, vm: VmId, *, vcpu: int, memory_mib: int, kernel: str, initramfs: str, disk: DiskPart, nic: NicPart) -> MachinePart:
         """See Vmm."""
