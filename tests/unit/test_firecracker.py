@@ -99,7 +99,7 @@ def test_a_command_that_does_not_say_its_version_is_not_started(tmp_path: Path) 
 
 def test_what_is_missing_is_said(tmp_path: Path) -> None:
     assert Firecracker(able(tmp_path).host).usable() == ""
-    assert Firecracker(FakeHost(tmp_path).host).usable() == "firecracker is not installed"
+    assert Firecracker(FakeHost(tmp_path).host).usable() == "firecracker is not installed; /dev/kvm is missing"
     fake = able(tmp_path)
     fake.facts.has_kvm = Kvm(False, "/dev/kvm is missing")
     assert Firecracker(fake.host).usable() == "/dev/kvm is missing"

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from banger.daemon import plan as planning
+from banger.daemon import preflight
 from banger.daemon.resources import Resources
 from banger.host.facts import Kvm
 from banger.model.config import Settings
@@ -99,12 +100,13 @@ def test_a_vmm_that_is_asked_for_is_refused_when_it_cannot_run_or_use_the_networ
     resources = Resources(fake.host)
     backends = planning.Backends(vmm=resources.vmms["firecracker"], disk=resources.disks["overlay"], network=resources.networks["user"])
     fake.facts.no_tun = "/dev/net/tun is missing"
-    with pytest.raises(HostLacks, match="/dev/net/tun is missing"):
-        planning.check(resolved(), backends)
-    fake.facts.no_tun = ""
     planning.check(resolved(), backends)
+    with pytest.raises(HostLacks, match="/dev/net/tun is missing"):
+        preflight.check(preflight.choose("firecracker", "user", resources.vmms), backends)
+    fake.facts.no_tun = ""
+    preflight.check(preflight.choose("firecracker", "user", resources.vmms), backends)
     alone = msgspec.structs.replace(backends, network=resources.networks["none"])
-    planning.check(resolved(), alone)
+    preflight.check(preflight.choose("firecracker", "none", resources.vmms), alone)
     fake.facts.has_kvm = Kvm(False, "/dev/kvm is missing")
     with pytest.raises(HostLacks, match="/dev/kvm is missing"):
-        planning.check(resolved(), alone)
+        preflight.check(preflight.choose("firecracker", "none", resources.vmms), alone)

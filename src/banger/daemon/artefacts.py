@@ -11,6 +11,7 @@ import difflib
 import logging
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
@@ -23,6 +24,7 @@ from banger.model import codec
 from banger.model.catalog import Entry, ImageEntry, ImageManifest, Manifest
 from banger.model.errors import BadRequest, BangerError, NotFound
 from banger.model.event import report, step
+from banger.model.finding import Finding
 from banger.model.ids import valid_artefact_name
 
 log = logging.getLogger(__name__)
@@ -57,6 +59,9 @@ class Source(Protocol[E_contra, M_co, P]):
         """See the contract."""
 
     async def remove(self, part: P) -> None:
+        """See the contract."""
+
+    def check(self) -> list[Finding]:
         """See the contract."""
 
 
@@ -99,6 +104,13 @@ class Shelf(Generic[E, M, P]):
         if found is None:
             raise self._missing(name)
         return found
+
+    def check(self, name: str) -> list[Finding]:
+        """What making it takes, as its source finds it; nothing when it is here already, or when nobody has it (which is told when it is needed)."""
+        entry = None if (self.folder / valid_artefact_name(name)).exists() else self.catalog.get(name)
+        with suppress(BadRequest):  # a source that does not exist, too
+            return self.source(entry.source).check() if entry is not None else []
+        return []
 
     async def need(self, name: str) -> M:
         """What is here; else what a catalog offers is made. NotFound, naming both places, only when neither has it."""

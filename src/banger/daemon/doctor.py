@@ -10,7 +10,7 @@ from banger.backends.image import ImageSource
 from banger.backends.kernel import KernelSource
 from banger.backends.network import Network
 from banger.backends.vmm import Vmm
-from banger.daemon import naming
+from banger.daemon import naming, tuning
 from banger.daemon.catalogs import image_catalog, kernel_catalog
 from banger.daemon.store import MIGRATIONS
 from banger.host import Host
@@ -19,6 +19,7 @@ from banger.host.sqlite import Databases
 from banger.model.build import build_id
 from banger.model.errors import BangerError, HostLacks
 from banger.model.finding import Finding, Level
+from banger.model.packages import with_fix
 from banger.model.sizes import show_size
 
 WANTED_BYTES = 4 << 30
@@ -35,10 +36,12 @@ def diagnose(host: Host, databases: Databases, catalogs: Path) -> list[Finding]:
         _space(host),
         _privilege(host),
     ]
+    found += tuning.findings(host.facts.kernel(), kvm=host.facts.kvm().usable)
     for backend in _backends(host):
         found += backend.check()
     found += naming.findings(host)
-    return list(dict.fromkeys(found))
+    distribution = host.facts.distribution()
+    return list(dict.fromkeys(with_fix(finding, distribution) for finding in found))
 
 
 def _backends(host: Host) -> list[Vmm | Disk | Network | ImageSource | KernelSource]:

@@ -8,6 +8,7 @@ from banger.daemon.artefacts import Listed, Shelf
 from banger.daemon.operations import Operations, Progress
 from banger.model.catalog import ImageEntry, ImageManifest, ImagePart, KernelEntry, KernelManifest, KernelPart
 from banger.model.errors import WrongState
+from banger.model.finding import Finding
 
 Users = Callable[[str], list[str]]
 """Name → the names of the machines that use it."""
@@ -48,6 +49,12 @@ class Images:
 
     def __init__(self, shelf: Shelf[ImageEntry, ImageManifest, ImagePart], operations: Operations, kernels: Kernels, users: Users) -> None:
         self.shelf, self.operations, self.kernels, self.users = shelf, operations, kernels, users
+
+    def check(self, name: str) -> list[Finding]:
+        """What the host must have so that the image and its kernel can be made here, as far as they must be."""
+        entry = self.shelf.catalog.get(name)
+        kernel = entry.kernel if entry is not None else ""
+        return self.shelf.check(name) + (self.kernels.shelf.check(kernel) if kernel else [])
 
     async def need(self, name: str) -> ImageManifest:
         """The image, got from the catalog when it is not here."""

@@ -15,7 +15,6 @@ from banger.backends.vmm import Vmm
 from banger.model.catalog import ImageManifest
 from banger.model.config import Settings
 from banger.model.errors import BadRequest, HostLacks
-from banger.model.finding import Finding, Level
 from banger.model.ids import VmId, valid_vm_name
 from banger.model.parts import MachinePart
 from banger.model.sizes import parse_size, show_size
@@ -127,19 +126,8 @@ def parts(asked: Resolved, vm: VmId, boot: Boot, backends: Backends, taken: froz
 
 
 def check(asked: Resolved, backends: Backends, taken: frozenset[str] = frozenset()) -> None:
-    """Refuse an impossible request, or one that this host lacks something for, before anything is fetched for it."""
+    """Refuse a request that cannot be, whatever the host has (see preflight.py for that), before anything is fetched for it."""
     parts(asked, NOBODY, NO_BOOT, backends, taken)
-    require([*backends.vmm.check(), *backends.disk.check(), *backends.network.check()])
-    for missing in (backends.vmm.usable(), backends.vmm.unfit(asked.network), backends.disk.usable(), backends.network.usable()):
-        if missing:
-            raise HostLacks(missing, hint="run: banger doctor")
-
-
-def require(findings: Sequence[Finding]) -> None:
-    """HostLacks for the first that fails."""
-    for finding in findings:
-        if finding.level is Level.FAIL:
-            raise HostLacks(finding.message, hint=f"as root: {finding.fix}" if finding.packages else finding.fix)
 
 
 def decide(

@@ -11,6 +11,7 @@ from contextlib import aclosing, suppress
 
 from banger.backends.network import Shared
 from banger.daemon import plan as planning
+from banger.daemon import preflight
 from banger.daemon.boots import Boots
 from banger.daemon.duplex import Duplex
 from banger.daemon.guests import Conversation
@@ -115,12 +116,14 @@ class Vms:
         asked = planning.resolve(spec, self.host.settings, size, name=spare)
         planning.known("kind of disk", asked.disk, list(self.resources.disks))
         planning.known("network", asked.network, list(self.resources.networks))
+        choice = preflight.choose(asked.vmm, asked.network, self.resources.vmms)
         backends = planning.Backends(
-            vmm=self.resources.vmms[planning.choose_vmm(asked.vmm, asked.network, self.resources.vmms)],
+            vmm=self.resources.vmms[choice.name],
             disk=self.resources.disks[asked.disk],
             network=self.resources.networks[asked.network],
         )
         planning.check(asked, backends, self.leases.taken(asked.network))
+        preflight.check(choice, backends, sources=self.images.check(asked.image), distribution=self.host.facts.distribution())
         if asked.name in taken:
             raise name_taken(asked.name)
         if asked.rm and not start:

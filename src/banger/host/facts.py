@@ -12,6 +12,7 @@ from typing import Protocol
 
 import msgspec
 
+from banger.host.kernel import Kernel, read_distribution, read_kernel
 from banger.host.tsc import measure_khz
 
 #: The second is what systemd-resolved knows behind its own 127.0.0.53.
@@ -46,6 +47,12 @@ class Facts(Protocol):
 
     def root(self) -> bool:
         """Whether we are the superuser."""
+
+    def distribution(self) -> tuple[str, ...]:
+        """What it calls itself, and what it is like: the words of os-release(5), nearest first."""
+
+    def kernel(self) -> Kernel:
+        """What the kernel says of itself, as far as it bears on machines' speed."""
 
     def taken(self, port: int) -> bool:
         """Whether something on this host is bound to this port of 127.0.0.1, for datagrams or streams."""
@@ -123,6 +130,14 @@ class RealFacts:
     def root(self) -> bool:
         """See Facts."""
         return os.geteuid() == 0
+
+    def distribution(self) -> tuple[str, ...]:
+        """See Facts."""
+        return read_distribution()
+
+    def kernel(self) -> Kernel:
+        """See Facts."""
+        return read_kernel()
 
     def taken(self, port: int) -> bool:
         """See Facts."""

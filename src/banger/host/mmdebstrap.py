@@ -15,9 +15,10 @@ import msgspec
 from banger.host.files import Files
 from banger.host.proc import Proc
 from banger.host.unshare import ENOUGH, seclusion, subordinate_ids
-from banger.model.errors import BadRequest, BangerError, HostLacks, NoSpace, ToolFailed
+from banger.model.errors import BadRequest, BangerError, NoSpace, ToolFailed
 from banger.model.event import report
 from banger.model.finding import Finding, Level
+from banger.model.packages import refusal
 from banger.model.sizes import show_size
 
 #: A slow mirror must be able to deliver 200 MB, and a slow machine to configure 200 packages.
@@ -122,11 +123,11 @@ def findings(proc: Proc, files: Files, *, root: bool) -> list[Finding]:
     return rows
 
 
-def require(rows: Sequence[Finding]) -> None:
-    """HostLacks for the first row that fails."""
-    for row in rows:
-        if row.level is Level.FAIL:
-            raise HostLacks(row.message, hint=row.fix)
+def require(rows: Sequence[Finding], distribution: Sequence[str]) -> None:
+    """HostLacks for all rows that fail."""
+    lacks = refusal(rows, distribution)
+    if lacks is not None:
+        raise lacks
 
 
 def _tool(proc: Proc, tool: str, package: str) -> Finding:
@@ -137,7 +138,6 @@ def _tool(proc: Proc, tool: str, package: str) -> Finding:
         level=Level.FAIL,
         subject=tool,
         message=f"the command {tool} is missing on this host",
-        fix=f"apt-get install {package}",
         packages=(package,),
     )
 
@@ -150,7 +150,6 @@ def _keyring(files: Files) -> Finding:
         level=Level.FAIL,
         subject=subject,
         message="the keys that the Debian archive is signed with are missing on this host",
-        fix=f"apt-get install {package}",
         packages=(package,),
     )
 

@@ -16,7 +16,10 @@ class Level(StrEnum):
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One row: what was checked, how it stands, and the fix (a command where there is one). `packages` are Debian's names of what is missing."""
+    """One row: what was checked, how it stands, and the fix (a command where there is one). `packages` are what is missing.
+
+    A backend names packages as Debian does, and no fix for them; doctor puts both in the words of the host's distribution (model/packages.py).
+    """
 
     level: Level
     subject: str

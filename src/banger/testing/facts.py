@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from banger.host.facts import Kvm
+from banger.host.kernel import Kernel
 
 
 class FakeFacts:
@@ -12,6 +13,8 @@ class FakeFacts:
         self.count, self.mib, self.khz = 8, 16384, 2_500_000
         self.machine, self.superuser = "x86_64", False
         self.boot = "00000000-0000-4000-8000-000000000000"
+        self.words: tuple[str, ...] = ("debian",)
+        self.system = Kernel(version=(6, 1), cgroup=2, favordynmods=True)
         self.ports: set[int] = set()
         self.resolvers: tuple[str, ...] = ("192.0.2.53",)
         self.no_tun = self.no_namespaces = ""
@@ -40,6 +43,14 @@ class FakeFacts:
     def root(self) -> bool:
         """See Facts."""
         return self.superuser
+
+    def distribution(self) -> tuple[str, ...]:
+        """See Facts."""
+        return self.words
+
+    def kernel(self) -> Kernel:
+        """See Facts."""
+        return self.system
 
     def taken(self, port: int) -> bool:
         """See Facts."""

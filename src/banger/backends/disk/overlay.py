@@ -91,8 +91,7 @@ class Overlay:
     def check(self) -> list[Finding]:
         """See Disk."""
         if self.host.proc.which("mkfs.ext4") is None:
-            fix = "apt-get install e2fsprogs"
-            return [Finding(level=Level.FAIL, subject="disk", message="mkfs.ext4 is not installed", fix=fix, packages=("e2fsprogs",))]
+            return [Finding(level=Level.FAIL, subject="disk", message="mkfs.ext4 is not installed", packages=("e2fsprogs",))]
         free = self.host.files.free_bytes(self.host.paths.state)
         level = Level.PASS if free >= 4 << 30 else Level.WARN
         return [Finding(level=level, subject="disk", message=f"{show_size(free)} free below {self.host.paths.state}")]

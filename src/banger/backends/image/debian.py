@@ -67,7 +67,7 @@ class DebianImage:
         present = self.inspect(part)
         if present is not None:
             return present
-        require(self.check())
+        require(self.check(), self.host.facts.distribution())
         try:
             async with step("make image", f"making {part.entry.name}"):
                 return await self._make(part)

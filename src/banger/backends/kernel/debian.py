@@ -50,7 +50,7 @@ class DebianKernel:
         present = self.inspect(part)
         if present is not None:
             return present
-        require(self.check())
+        require(self.check(), self.host.facts.distribution())
         try:
             async with step("make kernel", f"making {part.entry.name} from {part.entry.package}"):
                 return await self._make(part)

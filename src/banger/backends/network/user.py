@@ -19,6 +19,7 @@ from banger.host.proc import ProcessId
 from banger.model.errors import BadRequest, HostLacks, ToolFailed
 from banger.model.finding import Finding, Level
 from banger.model.ids import mac_of
+from banger.model.packages import install
 from banger.model.parts import NicPart, PartStatus
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ class User:
         if self.lives.find(part.vm) is not None:
             return
         if self.host.proc.which("passt") is None:
-            raise HostLacks("passt is not installed", hint=f"as root: apt-get install {PACKAGE}; or choose --network none")
+            raise HostLacks("passt is not installed", hint=f"as root: {install((PACKAGE,), self.host.facts.distribution())}; or choose --network none")
         lack = secluded_tap(self.host.facts) if part.tap else ""
         if lack:
             raise HostLacks(lack, hint="choose --vmm qemu, or --network none")
@@ -159,8 +160,7 @@ class User:
     def check(self) -> list[Finding]:
         """See Network."""
         if self.host.proc.which("passt") is None:
-            message, fix = "passt is not installed", f"apt-get install {PACKAGE}"
-            return [Finding(level=Level.FAIL, subject="network user", message=message, fix=fix, packages=(PACKAGE,))]
+            return [Finding(level=Level.FAIL, subject="network user", message="passt is not installed", packages=(PACKAGE,))]
         return [Finding(level=Level.PASS, subject="network user", message="passt is installed")]
 
 

@@ -103,11 +103,17 @@ class Firecracker:
         """See Vmm."""
         if self.host.facts.architecture() != "x86_64":
             return f"Firecracker machines need an x86_64 host for now; this is {self.host.facts.architecture()}"
+        return "; ".join(lack for lack in (self._binary_lacks(), self._kvm_lacks()) if lack)
+
+    def _binary_lacks(self) -> str:
         binary = self.binaries.used()
         if binary is None:
             return f"{self.host.settings.firecracker or 'firecracker'} is not installed"
         if too_old(binary):
             return f"Firecracker {binary.version} is too old: {show_version(FLOOR)} is the oldest that will do ({binary.path})"
+        return ""
+
+    def _kvm_lacks(self) -> str:
         if self.host.settings.kvm == "no":
             return "the setting kvm is no"
         kvm = self.host.facts.kvm()

@@ -19,6 +19,7 @@ from banger.host.proc import ProcessId
 from banger.model.drives import Drive, by_serial, drives, words
 from banger.model.errors import BadRequest, BangerError, GuestFailed, HostLacks, TimedOut, VmmFailed
 from banger.model.finding import Finding, Level
+from banger.model.packages import install
 from banger.model.parts import DiskPart, MachinePart, NicPart, PartStatus
 from banger.model.paths import Paths
 
@@ -179,7 +180,7 @@ class Qemu:
             return
         missing = self.usable()
         if missing:
-            raise HostLacks(missing, hint=f"as root: apt-get install {PACKAGE}")
+            raise HostLacks(missing, hint=f"as root: {install((PACKAGE,), self.host.facts.distribution())}")
         folder = self.host.files.private_folder(self.host.paths.vm_run(part.vm))
         tsc_khz = self.host.facts.tsc_khz() if part.accelerator == "tcg" else 0
         command = argv(part, self.host.paths, tsc_khz=tsc_khz)
@@ -239,8 +240,8 @@ class Qemu:
         """See Vmm."""
         missing = self.usable()
         if missing:
-            packages = (PACKAGE,) if "installed" in missing else ()
-            return [Finding(level=Level.FAIL, subject="qemu", message=missing, fix=f"apt-get install {PACKAGE}", packages=packages)]
+            packages, fix = ((PACKAGE,), "") if "installed" in missing else ((), "use an x86-64 host")
+            return [Finding(level=Level.FAIL, subject="qemu", message=missing, packages=packages, fix=fix)]
         accelerator, reason = self._accelerator()
         speed = Level.PASS if accelerator == "kvm" else Level.WARN
         fix = "" if speed is Level.PASS else "machines work, slowly; for speed, use a host with hardware virtualisation and access to /dev/kvm"
