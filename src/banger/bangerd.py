@@ -28,20 +28,20 @@ from banger.host.cgroup import RealCgroups
 from banger.host.clock import RealClock
 from banger.host.console import RealConsoles
 from banger.host.cpio import RealCpio
-from banger.host.dm import RealDm
+from banger.host.dm import Dm, RealDm
 from banger.host.ext4 import RealExt4
 from banger.host.facts import RealFacts
 from banger.host.files import RealFiles
 from banger.host.jail import RealJails
 from banger.host.kmod import RealKmod
-from banger.host.links import RealLinks
+from banger.host.links import Links, RealLinks
 from banger.host.nameserver import RealNameServers
-from banger.host.nft import RealNft
+from banger.host.nft import Nft, RealNft
 from banger.host.privilege import Held, Means, Privilege, Standing
 from banger.host.proc import RealProc
 from banger.host.qmp import RealQmp
 from banger.host.remote import Line, remote
-from banger.host.resolver import RealResolver
+from banger.host.resolver import RealResolver, Resolver
 from banger.host.seat import listening_at, take_seat
 from banger.host.sqlite import RealDatabases
 from banger.host.stream import RealDialer
@@ -103,19 +103,19 @@ def real_host(environment: Mapping[str, str]) -> Host:
         consoles=RealConsoles(paths, settings.console_bytes),
         cpio=RealCpio(),
         dialer=RealDialer(),
-        dm=RealDm(os.geteuid()),
+        dm=RealDm(os.geteuid()) if line is None else remote(Dm, "dm", line),
         ext4=RealExt4(proc),
         facts=RealFacts(),
         files=files,
         jails=RealJails(),
         kmod=RealKmod(),
-        links=RealLinks(),
+        links=RealLinks() if line is None else remote(Links, "links", line, here=RealLinks()),
         nameservers=RealNameServers(),
-        nft=RealNft(),
+        nft=RealNft() if line is None else remote(Nft, "nft", line),
         privilege=real_privilege(line),
         proc=proc,
         qmp=RealQmp(RealDialer()),
-        resolver=RealResolver(proc, files),
+        resolver=real_resolver(RealResolver(proc, files), line),
         web=RealWeb(),
     )
 
@@ -125,6 +125,11 @@ def real_privilege(line: Line | None) -> Privilege:
     if line is None:
         return Held(Standing(means=Means.ROOT, pid=os.getpid(), build=build_id(), owner=0))
     return remote(Privilege, "privilege", line)
+
+
+def real_resolver(here: RealResolver, line: Line | None) -> Resolver:
+    """Through the helper where there is one; else polkit may let us do it ourselves."""
+    return here if line is None or not line.path.exists() else remote(Resolver, "resolver", line, here=here)
 
 
 def make_folders(host: Host) -> None:

@@ -17,11 +17,14 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from banger.host.dm import Dm
+from banger.host.files import RealFiles
 from banger.host.links import Links
 from banger.host.nft import Nft
-from banger.host.owned import OwnedLinks, OwnedNft
+from banger.host.owned import OwnedDm, OwnedLinks, OwnedNft, OwnedResolver
 from banger.host.privilege import Held, Means, Privilege, Standing, give_up_the_rest
-from banger.host.proc import SYSTEM_PATH
+from banger.host.proc import SYSTEM_PATH, RealProc
+from banger.host.resolver import Resolver
 from banger.host.served import Servant, Served, served
 from banger.model.build import build_id
 from banger.model.errors import BadRequest, BangerError
@@ -64,6 +67,8 @@ def interfaces(owner: Owner) -> dict[str, Served]:
         "privilege": served(Privilege, Held(standing), SERVED["privilege"]),
         "links": served(Links, links, SERVED["links"]),
         "nft": served(Nft, OwnedNft(links), SERVED["nft"]),
+        "dm": served(Dm, OwnedDm(owner), SERVED["dm"]),
+        "resolver": served(Resolver, OwnedResolver(RealProc(""), RealFiles(), links), SERVED["resolver"]),
     }
 
 

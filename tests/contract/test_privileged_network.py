@@ -172,6 +172,15 @@ def inventory() -> dict[str, str]:
     return found
 
 
+#: Those that could be meant, elsewhere.
+IMPOSSIBLE = {
+    "links: put a TAP on no bridge",
+    "links: make a bridge over the host's subnet",
+    "links: make a bridge around the host's subnet",
+    "nft: make rules for no bridge",
+}
+
+
 def links_call(method: str, **arguments: object) -> bytes:
     return request("links", method, json.dumps(arguments).encode())
 
@@ -247,17 +256,49 @@ def hostile_tables() -> dict[str, bytes]:
     return {f"nft: {what}": nft_call(method, **arguments) for what, (method, arguments) in calls.items()}
 
 
+def hostile_disks(root: Path) -> dict[str, bytes]:
+    """The same for disks; what the paths lead to is made here, all of it by the owner but for `roots`."""
+    good = {"name": "banger-0123456789ab", "base": str(root / "base"), "cow": str(root / "cow"), "size": 1 << 20}
+    (root / "folder").mkdir()
+    for name in ("base", "cow", "roots", "folder/file"):
+        (root / name).touch()
+    (root / "link").symlink_to(root / "roots")
+    (root / "shadow").symlink_to("/etc/shadow")
+    (root / "way").symlink_to(root / "folder")
+    os.mkfifo(root / "fifo")
+    for path in root.rglob("*"):
+        if path.name != "roots":
+            os.chown(path, OWNER, OWNER, follow_symlinks=False)
+    paths = ("link", "shadow", "way/file", "fifo", "folder", "roots", "../state/roots", "folder/../roots", "base/x", "")
+    calls = {f"map {path or 'the root'} as {what}": good | {what: f"{root}/{path}".rstrip("/")} for path in paths for what in ("base", "cow")}
+    calls |= {f"map {path}": good | {"cow": path} for path in ("/etc/shadow", "/dev/loop0", "/proc/self/mem", "/dev/stdin", "base", "~/base")}
+    calls |= {f"map {name!r}": good | {"name": name} for name in ("control", "../control", "banger-x", "vg-root", "banger-0123456789ab-base")}
+    calls |= {f"map {size} bytes": good | {"size": size} for size in (-4096, 0, 4097, 1 << 62, "1G", 1.5)}
+    makes = {what: request("dm", "make", json.dumps({"mapping": mapping}).encode()) for what, mapping in calls.items()}
+    routing = {"link": "br-banger-r", "port": 5300, "domains": ["vm"]}
+    routes = {
+        "names of another banger's bridge": routing,
+        "all names": routing | {"domains": ["."]},
+        "a public zone": routing | {"domains": ["example.org"]},
+        "names of the uplink": routing | {"link": "lan"},
+        "the port of a service": routing | {"port": 53},
+    }
+    makes |= {f"route {what}": request("resolver", "route", json.dumps({"routing": wanted}).encode()) for what, wanted in routes.items()}
+    return makes | {"remove a volume": request("dm", "remove", b'{"name": "vg-root"}')}
+
+
 def test_no_hostile_call_changes_anything(short_path: Path) -> None:
     short_path.chmod(0o711)
     with private_network():
         perform(LAN.strip() + THEIRS)
         helper = Privileged(short_path)
-        calls = hostile_links(f"banger at {helper.root}") | hostile_tables()
-        assert len(calls) >= 40
+        calls = hostile_links(f"banger at {helper.root}") | hostile_tables() | hostile_disks(helper.root)
+        assert len(calls) >= 90
         before = inventory()
         said = {what: as_user(OWNER, lambda data=data: exchange(helper.path, data)) for what, data in calls.items()}  # type: ignore[misc]
         assert {what: answer for what, answer in said.items() if b'"failure":{' not in answer} == {}
         assert {what: answer for what, answer in said.items() if b'"code":"internal"' in answer} == {}
+        assert {what for what, answer in said.items() if b'"code":"bad-request"' not in answer} == IMPOSSIBLE
         assert inventory() == before
         assert {name for name in methods(Links)} >= {"bridge", "tap", "remove"}
         assert helper.close() == 0

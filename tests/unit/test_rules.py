@@ -30,6 +30,13 @@ GOOD: list[tuple[Rule, object]] = [
     (rules.subnet, "192.168.7.0/30"),
     (rules.host_in_subnet, "10.0.0.1/24"),
     (rules.beneath, ROOT / "vms/x/cow"),
+    (rules.beneath, f"{ROOT}/vms/x/cow"),
+    (rules.MAP, "banger-0123456789ab"),
+    (rules.disk_size, 1 << 30),
+    (rules.domain, "vm"),
+    (rules.domain, "30.172.in-addr.arpa"),
+    (rules.domain, "10.in-addr.arpa"),
+    (rules.owners_bridge, f"banger at {ROOT}"),
 ]
 BAD: list[tuple[Rule, object]] = [
     (NAME, "eth0"),
@@ -77,6 +84,21 @@ BAD: list[tuple[Rule, object]] = [
     (rules.beneath, Path(f"/{ROOT}/x")),
     (rules.beneath, Path(f"{ROOT}/x\0y")),
     (rules.beneath, 3),
+    (rules.MAP, "banger-0123456789AB"),
+    (rules.MAP, "banger-0123456789ab-base"),
+    (rules.MAP, "vg-root"),
+    (rules.MAP, "banger-../control"),
+    (rules.disk_size, 0),
+    (rules.disk_size, 4097),
+    (rules.disk_size, 1 << 60),
+    (rules.domain, "com"),
+    (rules.domain, "."),
+    (rules.domain, "8.8.in-addr.arpa"),
+    (rules.domain, "999.in-addr.arpa"),
+    (rules.domain, "in-addr.arpa"),
+    (rules.owners_bridge, "banger at /root/.local/state/banger"),
+    (rules.owners_bridge, ""),
+    (rules.fields(a=rules.flag), "no record"),
 ]
 
 

@@ -25,6 +25,7 @@ INFO = struct.Struct("=5Q4I64s64s32s2Q")
 #: struct loop_config: fd, block size, the info, reserved.
 CONFIG = struct.Struct(f"=2I{INFO.size}s8Q")
 SECTOR = 512
+PINNED = Path("/proc/self/fd")
 #: How often another process may take the free device that we were told of.
 TRIES = 64
 
@@ -42,7 +43,8 @@ def attached(path: Path, *, name: str, read_only: bool = False) -> Iterator[tupl
 
     `name` is at most 63 bytes. HostLacks when the kernel has no loop devices; any other failure is an OSError.
     """
-    file = os.open(path, (os.O_RDONLY if read_only else os.O_RDWR) | os.O_CLOEXEC | os.O_NOFOLLOW)
+    # A path below PINNED is a descriptor of ours, which the kernel shows as a link.
+    file = os.open(path, (os.O_RDONLY if read_only else os.O_RDWR) | os.O_CLOEXEC | (0 if path.parent == PINNED else os.O_NOFOLLOW))
     try:
         device = _free(file, name, (READ_ONLY if read_only else 0) | AUTOCLEAR)
     finally:

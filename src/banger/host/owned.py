@@ -1,19 +1,29 @@
 """The host's privileged interfaces as the helper has them: what no name can tell is looked up before anything is changed.
 
-A name of ours may belong to another banger on the same host, root's for instance: a bridge says in its alias whose it is, a TAP has an owner. A subnet
-must not take away what the host has other routes for, and a guest's address must be of its bridge's subnet. Between the look and the deed only root
-or this helper could change anything, and the helper does one thing at a time.
+A name of ours may belong to another banger on the same host, root's for instance: a bridge says in its alias whose it is, a TAP has an owner, and a
+map has files below it. A subnet must not take away what the host has other routes for, and a guest's address must be of its bridge's subnet. Between
+the look and the deed only root or this helper could change anything, and the helper does one thing at a time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from pathlib import Path
 
+import msgspec
+
+from banger.host.dm import Mapping, RealDm
+from banger.host.files import Files
 from banger.host.links import Link, Links, RealLinks
+from banger.host.loop import SYSFS
 from banger.host.nft import Guest, RealNft
+from banger.host.pinned import pinned
+from banger.host.proc import Proc
+from banger.host.resolver import RealResolver
 from banger.model.errors import BadRequest, HostLacks, NotFound
-from banger.model.rules import Owner, owners_bridge
+from banger.model.names import Routing
+from banger.model.rules import Owner, beneath, owners_bridge
 
 
 def whose(link: Link, owner: Owner) -> str:
@@ -108,3 +118,52 @@ class OwnedNft(RealNft):
         """See Nft."""
         await self.links.require(bridge)
         await super().remove(bridge)
+
+
+class OwnedResolver(RealResolver):
+    """Names of machines behind the one owner's bridges."""
+
+    def __init__(self, proc: Proc, files: Files, links: OwnedLinks) -> None:
+        super().__init__(proc, files)
+        self.links = links
+
+    async def route(self, routing: Routing) -> None:
+        """See Resolver."""
+        await self.links.require(routing.link, there=True)
+        await super().route(routing)
+
+    async def revert(self, link: str) -> None:
+        """See Resolver."""
+        await self.links.require(link)
+        await super().revert(link)
+
+
+def files_below(name: str, sysfs: Path = SYSFS) -> Iterator[str]:
+    """The files that a mapped disk's loop devices lie over, of both its maps; none for a map that was only begun."""
+    for place in sysfs.glob("dm-*/dm/name"):
+        if place.read_text().strip() in (name, f"{name}-base"):
+            for backing in place.parent.parent.glob("slaves/loop*/loop/backing_file"):
+                yield backing.read_text().rstrip("\n")
+
+
+class OwnedDm(RealDm):
+    """Mapped disks over the one owner's files."""
+
+    def __init__(self, owner: Owner) -> None:
+        super().__init__(owner.uid)
+        self.of = owner
+
+    def _require(self, name: str) -> None:
+        foreign = [file for file in files_below(name) if beneath(file.removesuffix(" (deleted)"), self.of)]
+        if foreign:
+            raise BadRequest(f"the mapped disk {name} is another user's")
+
+    def _make(self, mapping: Mapping) -> None:
+        """In the thread that works, so that the descriptors stay open as long as it does."""
+        self._require(mapping.name)
+        with pinned(Path(mapping.base), self.of) as base, pinned(Path(mapping.cow), self.of) as cow:
+            super()._make(msgspec.structs.replace(mapping, base=str(base), cow=str(cow)))
+
+    def _remove(self, name: str) -> None:
+        self._require(name)
+        super()._remove(name)

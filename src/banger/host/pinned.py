@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from banger.host.loop import PINNED
 from banger.model.errors import BadRequest, NotFound
 from banger.model.rules import Owner, shown
 
@@ -26,7 +27,7 @@ def pinned(path: Path, owner: Owner) -> Iterator[Path]:
             raise BadRequest(f"{shown(str(path))} is no regular file")
         if status.st_uid != owner.uid:
             raise BadRequest(f"{shown(str(path))} is not the user's")
-        yield Path(f"/proc/self/fd/{descriptor}")
+        yield PINNED / str(descriptor)
     finally:
         os.close(descriptor)
 

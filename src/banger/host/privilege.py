@@ -15,7 +15,7 @@ import msgspec
 
 #: linux/capability.h: the number of each. What the helper keeps: networks and nftables; device-mapper and loop devices; opening the owner's private
 #: files, and giving the owner what is made of them.
-KEPT = {"CAP_CHOWN": 0, "CAP_DAC_OVERRIDE": 1, "CAP_NET_ADMIN": 12, "CAP_SYS_ADMIN": 21}
+KEPT = {"CAP_CHOWN": 0, "CAP_DAC_OVERRIDE": 1, "CAP_NET_ADMIN": 12, "CAP_SYS_ADMIN": 21, "CAP_MKNOD": 27}
 #: linux/prctl.h and linux/capability.h.
 PR_CAPBSET_READ, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS, CAPABILITY_VERSION_3 = 23, 24, 38, 0x20080522
 

@@ -186,6 +186,29 @@ GUEST = fields(mac=MAC, address=address, nat=flag)
 #: A bridge has no more ports.
 MOST_GUESTS = 1023
 
+MAP = text(r"banger-[0-9a-f]{12}", "the name of a machine's disk")
+#: As long as a block device of the kernel's can be, more or less; in steps of a page.
+LARGEST_DISK, PAGE = 1 << 50, 4096
+
+
+def disk_size(value: object, owner: Owner) -> str:
+    """How large a disk may be: whole pages, up to a pebibyte."""
+    return number(PAGE, LARGEST_DISK)(value, owner) or ("" if isinstance(value, int) and not value % PAGE else f"is not in whole pages: {shown(value)}")
+
+
+def domain(value: object, _: Owner) -> str:
+    """The zone of machines, or the domain of private addresses (in-addr.arpa)."""
+    found = re.fullmatch(r"((?:[0-9]{1,3}\.){1,3})in-addr\.arpa", value, re.ASCII) if isinstance(value, str) else None
+    if found is None:
+        return "" if value == "vm" else f"is no domain of machines: {shown(value)}"
+    octets = found[1].rstrip(".").split(".")[::-1]
+    try:
+        network = IPv4Network(f"{'.'.join([*octets, '0', '0', '0'][:4])}/{8 * len(octets)}")
+    except ValueError:
+        return f"is no domain of addresses: {shown(value)}"
+    return "" if any(network.overlaps(block) for block in PRIVATE) else f"is no domain of private addresses: {shown(value)}"
+
+
 #: By interface, as the daemon's Host has it. Methods without rules are not served: they need no privilege, and the daemon does them itself.
 SERVED: Mapping[str, Rules] = {
     "privilege": {"standing": {}},
@@ -204,5 +227,15 @@ SERVED: Mapping[str, Rules] = {
         "remove": {"bridge": BRIDGE},
         "guests": {"bridge": BRIDGE},
         "refusals": {"bridge": BRIDGE},
+    },
+    "dm": {
+        "trouble": {},
+        "make": {"mapping": fields(name=MAP, base=beneath, cow=beneath, size=disk_size)},
+        "remove": {"name": MAP},
+        "names": {},
+    },
+    "resolver": {
+        "route": {"routing": fields(link=BRIDGE, port=number(1024, 65535), domains=each(domain, 8))},
+        "revert": {"link": BRIDGE},
     },
 }
