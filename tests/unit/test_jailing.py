@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from banger.backends.jailing import Jailing, argv, inside, limits, user_of
+from banger.backends.jailing import NO_NETWORK, Jailing, argv, inside, limits, user_of
 from banger.backends.releases import Binaries
 from banger.backends.vmm.firecracker import argv as plain
 from banger.backends.vmm.firecracker import configuration
@@ -40,6 +40,12 @@ def test_the_jailers_command(cgroup: str, netns: str, more: list[str]) -> None:
     words = plain(PART, "/usr/bin/firecracker")
     found = argv(words, jailer="/usr/bin/jailer", uid=UID, base=PATHS.vm_run(VM) / "jail", cgroup=cgroup, netns=netns)
     assert found == [*BEGINNING, *USER, *more, *REST]
+
+
+def test_where_there_is_no_network_there_is_not_even_the_hosts() -> None:
+    words = plain(PART, "/usr/bin/firecracker")
+    found = argv(words, jailer="/usr/bin/jailer", uid=UID, base=PATHS.vm_run(VM) / "jail", netns=NO_NETWORK)
+    assert found == ["unshare", "--net", "--", *BEGINNING, *USER, *REST]
 
 
 def test_nothing_ever_turns_seccomp_off_or_hides_the_process() -> None:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 JAIL = "jail"
+NO_NETWORK = "none"
 MIB = 1 << 20
 #: What Firecracker takes beside the guest's memory: itself (5 MiB), the kernel's page tables for the guest, and pages of files that it just used.
 OVERHEAD_MIB, OVERHEAD_SHARE = 64, 64
@@ -66,10 +67,14 @@ def inside(found: fcapi.Configuration) -> tuple[fcapi.Configuration, tuple[Thing
 
 
 def argv(words: Sequence[str], *, jailer: str, uid: int, base: Path, cgroup: str = "", netns: str = "") -> list[str]:
-    """The command of Firecracker (`words`: binary, `--id`, the id, the rest) as one of its jailer. seccomp stays on: nothing turns it off."""
+    """The command of Firecracker (`words`: binary, `--id`, the id, the rest) as one of its jailer. seccomp stays on: nothing turns it off.
+
+    `netns` is the file of a network namespace, or `NO_NETWORK` for a new one in which there is nothing; empty: ours.
+    """
     binary, option, identity, *rest = words
     assert option == "--id", "the jailer passes the id on by itself"
     return [
+        *(("unshare", "--net", "--") if netns == NO_NETWORK else ()),
         jailer,
         *("--id", identity),
         *("--exec-file", binary),
@@ -77,7 +82,7 @@ def argv(words: Sequence[str], *, jailer: str, uid: int, base: Path, cgroup: str
         *("--gid", str(uid)),
         *("--chroot-base-dir", str(base)),
         *(("--cgroup-version", "2", "--parent-cgroup", cgroup) if cgroup else ()),
-        *(("--netns", netns) if netns else ()),
+        *(("--netns", netns) if netns not in ("", NO_NETWORK) else ()),
         "--",
         *rest,
     ]

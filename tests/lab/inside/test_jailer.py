@@ -77,6 +77,26 @@ def test_it_sees_its_jail_and_nothing_else_of_the_host(otter: Jailed) -> None:
     assert all(not path.stat().st_mode & 0o022 for path in jail.rglob("*") if not path.is_symlink())
 
 
+def test_with_no_network_it_is_in_a_namespace_without_any(otter: Jailed) -> None:
+    assert os.readlink(f"/proc/{otter.pid}/ns/net") != os.readlink("/proc/self/ns/net")
+    links = [line.partition(":")[0].strip() for line in Path(f"/proc/{otter.pid}/net/dev").read_text().splitlines()[2:]]
+    assert links == ["lo"]
+
+
+def test_with_the_network_user_it_is_where_its_tap_is(world: World) -> None:
+    world.ok("vm", "list")
+    before = take(world.root)
+    world.ok("vm", "create", "--name", "otter", "--network", "user")
+    pid = world.row("otter")["pid"]
+    links = [line.partition(":")[0].strip() for line in Path(f"/proc/{pid}/net/dev").read_text().splitlines()[2:]]
+    assert "tap0" in links
+    assert Path(f"/proc/{pid}/status").read_text().count("Seccomp:\t2")
+    assert len(os.listdir(f"/proc/{pid}/root/")) == len(SEEN)
+    assert "10.0.2.15" in world.ok("vm", "exec", "otter", "--", "cat", "/proc/net/fib_trie")
+    world.ok("vm", "delete", "otter")
+    until(lambda: beyond(before, world) == {}, f"the end of {beyond(before, world)}")
+
+
 def test_it_may_not_take_more_than_its_limits(otter: Jailed) -> None:
     group = Path(f"/proc/{otter.pid}/cgroup").read_text().strip().rpartition("::")[2]
     assert group == f"/banger/banger-{otter.id}"

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from banger.backends.jailing import Jailing, inside, limits
+from banger.backends.jailing import NO_NETWORK, Jailing, inside, limits
 from banger.backends.lives import Lives
 from banger.backends.releases import Binaries, too_old, why
 from banger.host import fcapi, unshare, vsock
@@ -191,7 +191,7 @@ class Firecracker:
         network = self._network(part.nic)
         if self.jailing.wanted(binary):
             found, things = inside(found)
-            netns = f"/proc/{network}/ns/net" if network else ""
+            netns = f"/proc/{network}/ns/net" if network else NO_NETWORK if part.nic.backend == "none" else ""
             command = self.jailing.ensure(part.vm, command, things, limits(part.vcpu, part.memory_mib), binary, netns)
             mode = 0o644  # read by the jail's user; the folders that lead to it are private
         else:
