@@ -7,6 +7,8 @@ import os
 import shutil
 import signal
 import socket
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -47,39 +49,50 @@ def beyond(before: Inventory, world: World) -> dict[str, list[str]]:
     return {kind: more for kind, more in kept.items() if more}
 
 
+@pytest.fixture(scope="module")
+def resting() -> Iterator[Jailed]:
+    """One that is only looked at."""
+    folder = Path(tempfile.mkdtemp(prefix="banger-test-", dir="/tmp"))
+    world = World(folder)
+    world.ok("vm", "list")
+    yield Jailed(world)
+    world.close()
+    shutil.rmtree(folder)
+
+
 @pytest.fixture
 def otter(world: World) -> Jailed:
     world.ok("vm", "list")  # the daemon is there already, so it is not counted as left over
     return Jailed(world)
 
 
-def test_it_runs_as_a_user_of_its_own_without_rights(otter: Jailed) -> None:
-    status = otter.status()
-    uid = FIRST + int(otter.id, 16) % COUNT
+def test_it_runs_as_a_user_of_its_own_without_rights(resting: Jailed) -> None:
+    status = resting.status()
+    uid = FIRST + int(resting.id, 16) % COUNT
     assert status["Uid"].split() == status["Gid"].split() == [str(uid)] * 4
     assert status["Groups"] == ""
     assert {status[name] for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")} == {"0" * 16}
     assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
-    assert all(Path(f"/proc/{otter.pid}/task/{task}/status").read_text().count("Seccomp:\t2") for task in os.listdir(f"/proc/{otter.pid}/task"))
+    assert all(Path(f"/proc/{resting.pid}/task/{task}/status").read_text().count("Seccomp:\t2") for task in os.listdir(f"/proc/{resting.pid}/task"))
 
 
-def test_it_sees_its_jail_and_nothing_else_of_the_host(otter: Jailed) -> None:
-    root = Path(f"/proc/{otter.pid}/root")
+def test_it_sees_its_jail_and_nothing_else_of_the_host(resting: Jailed) -> None:
+    root = Path(f"/proc/{resting.pid}/root")
     assert {path.name for path in root.iterdir()} == SEEN
     assert {path.name for path in (root / "dev").iterdir()} <= {"kvm", "net", "urandom", "userfaultfd"}
-    inside = [line.split()[4] for line in Path(f"/proc/{otter.pid}/mountinfo").read_text().splitlines()]
+    inside = [line.split()[4] for line in Path(f"/proc/{resting.pid}/mountinfo").read_text().splitlines()]
     assert set(inside) <= {"/", "/kernel", "/initramfs", "/lower", "/upper"}
-    assert os.readlink(f"/proc/{otter.pid}/cwd") == os.readlink(root)
-    jail = next((otter.folder / "jail").glob("*/*/root"))
-    uid = FIRST + int(otter.id, 16) % COUNT
+    assert os.readlink(f"/proc/{resting.pid}/cwd") == os.readlink(root)
+    jail = next((resting.folder / "jail").glob("*/*/root"))
+    uid = FIRST + int(resting.id, 16) % COUNT
     assert jail.stat().st_uid == uid
     assert [(path.name, path.stat().st_uid) for path in sorted(jail.glob("[klu][eop]*"))] == [("kernel", 0), ("lower", 0), ("upper", uid)]
     assert all(not path.stat().st_mode & 0o022 for path in jail.rglob("*") if not path.is_symlink())
 
 
-def test_with_no_network_it_is_in_a_namespace_without_any(otter: Jailed) -> None:
-    assert os.readlink(f"/proc/{otter.pid}/ns/net") != os.readlink("/proc/self/ns/net")
-    links = [line.partition(":")[0].strip() for line in Path(f"/proc/{otter.pid}/net/dev").read_text().splitlines()[2:]]
+def test_with_no_network_it_is_in_a_namespace_without_any(resting: Jailed) -> None:
+    assert os.readlink(f"/proc/{resting.pid}/ns/net") != os.readlink("/proc/self/ns/net")
+    links = [line.partition(":")[0].strip() for line in Path(f"/proc/{resting.pid}/net/dev").read_text().splitlines()[2:]]
     assert links == ["lo"]
 
 
@@ -97,15 +110,15 @@ def test_with_the_network_user_it_is_where_its_tap_is(world: World) -> None:
     until(lambda: beyond(before, world) == {}, f"the end of {beyond(before, world)}")
 
 
-def test_it_may_not_take_more_than_its_limits(otter: Jailed) -> None:
-    group = Path(f"/proc/{otter.pid}/cgroup").read_text().strip().rpartition("::")[2]
-    assert group == f"/banger/banger-{otter.id}"
+def test_it_may_not_take_more_than_its_limits(resting: Jailed) -> None:
+    group = Path(f"/proc/{resting.pid}/cgroup").read_text().strip().rpartition("::")[2]
+    assert group == f"/banger/banger-{resting.id}"
     place = Path(f"/sys/fs/cgroup{group}")
     assert place.joinpath("memory.max").read_text().strip() == str((256 + 64 + 256 // 64) << 20)
     assert place.joinpath("cpu.max").read_text().strip() == "200000 100000"
     assert place.joinpath("pids.max").read_text().strip() == "17"
-    found = {int(pid): os.readlink(f"/proc/{pid}/exe") if pid == str(otter.pid) else "" for pid in place.joinpath("cgroup.procs").read_text().split()}
-    assert found.pop(otter.pid).endswith("/firecracker")
+    found = {int(pid): os.readlink(f"/proc/{pid}/exe") if pid == str(resting.pid) else "" for pid in place.joinpath("cgroup.procs").read_text().split()}
+    assert found.pop(resting.pid).endswith("/firecracker")
     assert all(Path(f"/proc/{pid}/cmdline").read_bytes() == b"" for pid in found), "only the kernel's own threads are there, too"
 
 
