@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import platform
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -103,3 +107,17 @@ def test_the_file_of_the_administrator_wins(tmp_path: Path) -> None:
 def test_this_host_has_a_kernel_and_a_distribution() -> None:
     assert RealFacts().kernel().version >= (4, 0)
     assert RealFacts().distribution()
+
+
+def test_taps_and_user_namespaces_are_there_or_it_is_said_why() -> None:
+    facts = RealFacts()
+    assert (facts.tun() == "") == os.access("/dev/net/tun", os.R_OK | os.W_OK)
+    assert facts.user_namespaces() == ""
+
+
+def test_where_user_namespaces_are_forbidden_it_is_said() -> None:
+    script = "echo 0 > /proc/sys/user/max_user_namespaces && exec " + shlex.join(
+        [sys.executable, "-c", "from banger.host.facts import RealFacts; print(RealFacts().user_namespaces())"]
+    )
+    done = subprocess.run(["unshare", "--user", "--map-root-user", "sh", "-c", script], capture_output=True, text=True, timeout=20, check=True)
+    assert done.stdout.startswith("this host does not let this user make user namespaces: unshare: unshare failed")

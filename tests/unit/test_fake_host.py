@@ -14,6 +14,7 @@ from banger.backends.disk.overlay import Overlay
 from banger.backends.network.none import NoNetwork
 from banger.backends.network.user import User, argv, explain, passt_argv
 from banger.backends.vmm.qemu import Qemu
+from banger.host.detached import recorded
 from banger.host.facts import Kvm
 from banger.model.errors import BadRequest, GuestFailed, HostLacks, NoSpace, ToolFailed, VmmFailed
 from banger.model.finding import Level
@@ -313,6 +314,27 @@ async def test_the_hosts_loopback_is_closed_unless_access_is_given(fake: FakeHos
 async def test_passt_is_told(fake: FakeHost, option: str, value: str) -> None:
     command = passt_argv(User(fake.host).plan(VM, host_access=False, sockets=True))
     assert command[command.index(option) + 1] == value
+
+
+async def test_for_a_vmm_without_sockets_there_is_a_tap_in_the_sieves_namespaces(fake: FakeHost) -> None:
+    user = User(fake.host)
+    part = user.plan(VM, host_access=False, sockets=False)
+    assert (part.tap, part.secluded) == ("tap0", True)
+    words = argv(part)
+    assert words[words.index("--tap") + 1] == "tap0"
+    await user.ensure(part)
+    assert User(fake.host).inspect(part).pid == fake.proc.processes[0].id.pid
+    assert recorded(fake.proc, fake.host.files, fake.paths.network_process(VM)) == fake.proc.processes[0].id
+
+
+@pytest.mark.parametrize("lack", ["no_tun", "no_namespaces"])
+async def test_where_there_can_be_no_tap_nothing_is_started(fake: FakeHost, lack: str) -> None:
+    setattr(fake.facts, lack, "this host does not let you")
+    user = User(fake.host)
+    with pytest.raises(HostLacks, match="does not let you"):
+        await user.ensure(user.plan(VM, host_access=False, sockets=False))
+    assert fake.proc.log == []
+    await user.ensure(user.plan(VM, host_access=False, sockets=True))
 
 
 def test_no_network_cannot_give_access_to_the_host() -> None:

@@ -10,8 +10,10 @@ import pytest
 
 from banger.backends.vmm.firecracker import Firecracker, argv, configuration
 from banger.host.facts import Kvm
+from banger.host.unshare import beside, stripped
 from banger.model.config import Settings
 from banger.model.errors import BadRequest, HostLacks, VmmFailed
+from banger.model.finding import Level
 from banger.model.ids import VmId
 from banger.model.parts import DiskPart, MachinePart, NicPart
 from banger.model.paths import Paths
@@ -112,3 +114,32 @@ def test_what_cannot_be_is_refused(tmp_path: Path, vcpu: int, memory: int, netwo
     nic = msgspec.structs.replace(NIC, backend=network)
     with pytest.raises(BadRequest):
         Firecracker(able(tmp_path).host).plan(VM, vcpu=vcpu, memory_mib=memory, kernel="/k", initramfs="/i", disk=DISK, nic=nic)
+
+
+async def test_a_machine_whose_network_has_ended_is_not_started(tmp_path: Path) -> None:
+    fake = able(tmp_path)
+    part = msgspec.structs.replace(PART, nic=msgspec.structs.replace(NIC, backend="user", tap="tap0", secluded=True))
+    with pytest.raises(VmmFailed, match="the network has ended"):
+        await Firecracker(fake.host).ensure(part)
+    assert fake.proc.processes == []
+
+
+def test_without_a_jail_it_runs_without_privilege_in_a_user_namespace(tmp_path: Path) -> None:
+    assert stripped(namespace=True, network=True)[:5] == ["unshare", "--user", "--map-user=1", "--map-group=1", "--net"]
+    assert "--net" not in stripped(namespace=True, network=False)
+    for prefix in (stripped(namespace=False, network=True), stripped(namespace=True, network=True), beside(7)):
+        assert prefix[-3:] == ["setpriv", "--no-new-privs", "--"]
+    assert beside(7)[:5] == ["nsenter", "--target", "7", "--user", "--net"]
+
+
+@pytest.mark.parametrize(
+    ("network", "lack"), [("none", ""), ("bridge", ""), ("user", "/dev/net/tun is missing"), ("pigeon", "it cannot use the network pigeon yet")]
+)
+def test_which_networks_it_can_have_here(tmp_path: Path, network: str, lack: str) -> None:
+    fake = able(tmp_path)
+    fake.facts.no_tun = "/dev/net/tun is missing"
+    backend = Firecracker(fake.host)
+    assert backend.unfit(network) == lack
+    assert [finding.level for finding in backend.check() if "network user" in finding.message] == [Level.WARN]
+    fake.facts.no_tun = ""
+    assert not [finding for finding in backend.check() if "network user" in finding.message]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import socket
 import struct
 import threading
+from collections.abc import Iterator
 from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from banger.host.sieve import LARGEST, Broken, pump, sift
+from banger.host.sieve import BATCH, LARGEST, LINK, MESSAGE, Broken, handed, plugged, pump, sift, taken
 
 
 def ethernet(kind: int, payload: bytes) -> bytes:
@@ -84,3 +85,71 @@ def test_frames_move_both_ways_until_one_side_ends() -> None:
     assert not worker.is_alive()
     for end in (guest, passt, network):
         end.close()
+
+
+# --- a TAP
+
+
+def link_message(flags: int, kind: int = 16) -> bytes:
+    body = LINK.pack(0, 1, 2, flags, 0) + b"\x08\0\x04\0\xf1\xff\0\0"
+    return MESSAGE.pack(MESSAGE.size + len(body), kind, 0, 0, 0) + body
+
+
+UP, DOWN = link_message(0x11043), link_message(0x1003)
+
+
+@pytest.mark.parametrize(
+    ("events", "before", "after"),
+    [
+        (UP, False, True),
+        (DOWN, True, False),
+        (UP + DOWN, False, False),
+        (DOWN + UP, True, True),
+        (link_message(0, kind=17), True, True),
+        (b"", True, True),
+        (UP[:20], False, False),
+        (MESSAGE.pack(0, 16, 0, 0, 0) + DOWN, True, False),
+    ],
+    ids=["in", "out", "in and out", "out and in", "another message", "nothing", "half a message", "a message without a length"],
+)
+def test_a_cable_is_in_as_long_as_the_kernel_says_so(events: bytes, before: bool, after: bool) -> None:
+    assert plugged(events, before) is after
+
+
+@pytest.fixture
+def frames() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """A card, and what is on its wire; each message is a frame."""
+    card, wire = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    card.setblocking(False)
+    yield card, wire
+    card.close()
+    wire.close()
+
+
+def test_what_the_guest_sends_is_sifted(frames: tuple[socket.socket, socket.socket]) -> None:
+    card, wire = frames
+    for frame in (ARP, ipv4("127.0.0.1"), ipv4("10.0.2.2", b"out"), ethernet(0x86DD, bytes(40)), b"short"):
+        wire.send(frame)
+    assert taken(card, open_=False) == sent(ARP, ipv4("10.0.2.2", b"out"))
+    wire.send(ipv4("127.0.0.1"))
+    assert taken(card, open_=True) == sent(ipv4("127.0.0.1"))
+    assert taken(card, open_=False) == b""
+
+
+def test_a_guest_that_never_stops_sending_does_not_keep_the_other_side_waiting(frames: tuple[socket.socket, socket.socket]) -> None:
+    card, wire = frames
+    for _ in range(BATCH + 1):
+        wire.send(ARP)
+    assert taken(card, open_=False) == sent(*[ARP] * BATCH)
+    assert taken(card, open_=False) == sent(ARP)
+
+
+def test_the_guest_is_given_whole_frames_and_what_it_cannot_take_is_lost(frames: tuple[socket.socket, socket.socket]) -> None:
+    card, wire = frames
+    stream = sent(ARP, ipv4("10.0.2.15", b"in"))
+    rest = handed(card, stream[:50])
+    assert wire.recv(2000) == ARP
+    assert handed(card, rest + stream[50:]) == b""
+    assert wire.recv(2000) == ipv4("10.0.2.15", b"in")
+    wire.close()
+    assert handed(card, stream) == b""

@@ -176,7 +176,7 @@ def plugged(events: bytes, before: bool) -> bool:
     at = 0
     while at + MESSAGE.size <= len(events):
         size, kind, *_ = MESSAGE.unpack_from(events, at)
-        if kind == RTM_NEWLINK and size >= MESSAGE.size + LINK.size:
+        if kind == RTM_NEWLINK and MESSAGE.size + LINK.size <= size <= len(events) - at:
             before = bool(LINK.unpack_from(events, at + MESSAGE.size)[3] & IFF_LOWER_UP)
         at += max(MESSAGE.size, (size + 3) & ~3)
     return before
@@ -195,7 +195,7 @@ def taken(card: socket.socket, *, open_: bool) -> bytes:
     return b"".join(kept)
 
 
-def given(card: socket.socket, data: bytes) -> bytes:
+def handed(card: socket.socket, data: bytes) -> bytes:
     """Send the guest each whole frame in `data`; the rest. What it cannot take is lost, as on any wire."""
     at = 0
     while at + 4 <= len(data):
@@ -230,7 +230,7 @@ def bridge(card: socket.socket, events: socket.socket, passt: socket.socket, *, 
             data = passt.recv(CHUNK)
             if not data:
                 return
-            rest = given(card, rest + data)
+            rest = handed(card, rest + data)
 
 
 # --- the process
