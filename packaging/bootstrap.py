@@ -38,6 +38,7 @@ DEVELOPMENT = {
     "iproute2": "ip",
     "nftables": "nft",
     "openssh-client": "ssh",
+    "rsync": "rsync",
     "util-linux": "setpriv",
     "uidmap": "newuidmap",
     "tmux": "tmux",

@@ -1,0 +1,197 @@
+"""ssh, scp, rsync and sftp of this system into real machines, by the agent's channel: no network, no open port, no key put anywhere."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.world import GOLDEN, SLIM, World, until
+
+SECONDS = 120.0
+SWAP = "rm /etc/ssh/ssh_host_ed25519_key*; ssh-keygen -q -t ed25519 -N '' -f /etc/ssh/ssh_host_ed25519_key"
+LISTEN = (
+    '$| = 1; my $s = IO::Socket::INET->new(Listen => 1, LocalAddr => "127.0.0.1", LocalPort => 4000) or die; print "ready\\n";'
+    ' my $c = $s->accept; print $c "hello\\n"'
+)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+class Reached:
+    """A world with a running machine `web` that has an ssh server, and a configuration of ssh's in a file."""
+
+    def __init__(self, root: Path, **settings: str) -> None:
+        self.world = World(root, default_image=GOLDEN, memory_mib="512", **settings)
+        self.config = root / "ssh.conf"
+
+    def create(self) -> None:
+        self.world.ok("vm", "create", "--name", "web", timeout=SECONDS)
+        self.config.write_text(self.world.ok("ssh-config"))
+
+    def run(self, *words: str, data: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+        """A program of this system, in the world's environment."""
+        return subprocess.run(words, env=self.world.env, cwd=self.world.root, input=data, capture_output=True, timeout=SECONDS, check=False)
+
+    def ok(self, *words: str, data: bytes = b"") -> bytes:
+        """The same, which must succeed: what it printed."""
+        done = self.run(*words, data=data)
+        assert done.returncode == 0, f"{shlex.join(words)}: {done.returncode}\n{done.stderr.decode()}\n{self.world.log()[-2000:]}"
+        return done.stdout
+
+    def ssh(self, *words: str, data: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+        """`banger vm ssh web`."""
+        return self.world.banger("vm", "ssh", "web", *words, data=data, timeout=SECONDS)
+
+    def known(self) -> str:
+        """The file of pinned keys."""
+        return (self.world.state / "ssh" / "known_hosts").read_text()
+
+
+@pytest.fixture(scope="module")
+def web(shelf: None) -> Iterator[Reached]:
+    """Shared by the tests that leave it as it is; without a network."""
+    root = Path(tempfile.mkdtemp(prefix="banger-test-", dir="/tmp"))
+    made = Reached(root, network="none")
+    try:
+        made.create()
+        yield made
+    finally:
+        made.world.close()
+        shutil.rmtree(root)
+
+
+def test_status_and_bytes_pass_both_ways(web: Reached) -> None:
+    data = os.urandom(1 << 20)
+    done = web.ssh("--", "cat; echo err >&2; exit 7", data=data)
+    assert (done.returncode, done.stdout == data, done.stderr) == (7, True, b"err\n")
+
+
+def test_it_is_root_in_a_login_of_its_own_and_nothing_of_the_guests_was_changed(web: Reached) -> None:
+    done = web.ssh("--", "id -un; pwd; ls -A .ssh 2>/dev/null; ls /sys/class/net")
+    assert done.stdout.decode().split() == ["root", "/root", "lo"]
+
+
+def test_a_terminal_is_one(web: Reached) -> None:
+    assert web.ssh("-tt", "--", "tty").stdout.startswith(b"/dev/pts/")
+
+
+def test_another_user_of_the_guests_logs_in_without_a_key_in_the_home(web: Reached) -> None:
+    web.world.ok("vm", "exec", "web", "--", "useradd", "-m", "wren")
+    until(lambda: web.world.banger("vm", "exec", "web", "--", "test", "-e", "/run/nologin").returncode == 1, "the end of the guest's boot", SECONDS)
+    done = web.world.banger("vm", "ssh", "--user", "wren", "web", "--", "id -un; pwd", timeout=SECONDS)
+    assert (done.stdout, done.stderr) == (b"wren\n/home/wren\n", b"")
+    assert web.ok("ssh", "-F", str(web.config), "wren@web.vm", "id -un") == b"wren\n"
+    assert web.world.banger("vm", "ssh", "--user", "nobody-of-that-name", "web", "--", "id").returncode == 255
+
+
+def test_scp_rsync_and_sftp_carry_files_both_ways(web: Reached) -> None:
+    config, here = str(web.config), web.world.root
+    data = os.urandom(300_000)
+    (here / "sent").write_bytes(data)
+    web.ok("scp", "-q", "-F", config, "sent", "web.vm:/tmp/by scp")
+    web.ok("scp", "-q", "-F", config, "web.vm:/tmp/by scp", "scp")
+    web.ok("rsync", "-e", f"ssh -F {config}", "sent", "web.vm:/tmp/rsynced")
+    web.ok("rsync", "-e", f"ssh -F {config}", "web.vm:/tmp/rsynced", "rsync")
+    web.ok("sftp", "-q", "-F", config, "-b", "-", "web.vm", data=b"put sent /tmp/put\nget /tmp/put sftp\n")
+    assert [(here / name).read_bytes() == data for name in ("scp", "rsync", "sftp")] == [True, True, True]
+
+
+def test_a_port_of_the_guests_is_forwarded_as_editors_do(web: Reached) -> None:
+    server = web.world.begin("vm", "exec", "-n", "web", "--", "perl", "-MIO::Socket::INET", "-e", LISTEN)
+    assert server.stdout is not None
+    assert server.stdout.readline() == b"ready\n"
+    assert web.ok("ssh", "-F", str(web.config), "-W", "127.0.0.1:4000", "web.vm") == b"hello\n"
+    assert server.wait(SECONDS) == 0
+
+
+def test_our_keys_are_offered_and_no_others(web: Reached) -> None:
+    done = web.ssh("-v", "--", "true")
+    tried = [line for line in done.stderr.decode().splitlines() if "Offering public key" in line or "Will attempt key" in line]
+    assert tried
+    assert all(str(web.world.state / "ssh" / "id_ed25519") in line for line in tried), tried
+    assert (web.world.state / "ssh" / "id_ed25519").stat().st_mode & 0o777 == 0o600
+    assert (web.world.state / "ssh").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_machine_that_is_not_pinned_is_refused(web: Reached) -> None:
+    pinned = web.known()
+    try:
+        (web.world.state / "ssh" / "known_hosts").write_text("")
+        done = web.ssh("--", "true")
+        assert done.returncode == 255
+        assert b"strict checking" in done.stderr
+    finally:
+        (web.world.state / "ssh" / "known_hosts").write_text(pinned)
+    assert web.ssh("--", "true").returncode == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root is needed to have another home")
+def test_installed_it_is_there_for_plain_ssh_and_taken_out_it_is_not(web: Reached) -> None:
+    banger, home, passwd = shlex.join([sys.executable, "-P", "-m", "banger"]), web.world.root / "home", web.world.root / "passwd"
+    home.mkdir(mode=0o700)
+    passwd.write_text(f"root:x:0:0:root:{home}:/bin/sh\n")
+    script = f"""set -e
+mount --bind {passwd} /etc/passwd
+{banger} ssh-config --install
+ssh web.vm hostname
+stat -c %a {home}/.ssh {home}/.ssh/config
+{banger} ssh-config --uninstall
+wc -c < {home}/.ssh/config
+"""
+    assert web.ok("unshare", "--mount", "sh", "-c", script).split() == [b"web", b"700", b"600", b"0"]
+
+
+@pytest.fixture
+def fresh(short_path: Path) -> Iterator[Reached]:
+    """One that may be changed; with the network that is usual."""
+    made = Reached(short_path)
+    yield made
+    made.world.close()
+
+
+def refused(web: Reached) -> None:
+    """Both ways to log in are."""
+    for done in (web.ssh("--", "true"), web.run("ssh", "-F", str(web.config), "web.vm", "true")):
+        assert done.returncode == 255
+        assert b"REMOTE HOST IDENTIFICATION HAS CHANGED" in done.stderr
+
+
+def test_a_key_that_is_swapped_is_refused_until_the_machine_tells_it_and_goes_with_it(fresh: Reached) -> None:
+    fresh.create()
+    first = fresh.known()
+    assert fresh.ssh("--", "true").returncode == 0
+    fresh.world.ok("vm", "exec", "web", "--", "sh", "-c", SWAP)
+    refused(fresh)
+    fresh.world.kill_daemon()
+    refused(fresh)
+    assert fresh.known() == first
+    fresh.world.ok("vm", "restart", "web", timeout=SECONDS)
+    assert fresh.ssh("--", "true").returncode == 0
+    assert fresh.known() != first
+    fresh.world.ok("vm", "delete", "web")
+    assert fresh.known() == ""
+    assert fresh.run("ssh", "-F", str(fresh.config), "web.vm", "true").returncode == 255
+    fresh.create()
+    assert fresh.known() not in ("", first)
+    assert fresh.ok("ssh", "-F", str(fresh.config), "web.vm", "hostname") == b"web\n"
+
+
+def test_an_image_without_an_ssh_server_is_told_as_that(world: World) -> None:
+    world.ok("vm", "create", "--name", "bare", "--image", SLIM)
+    done = world.banger("vm", "ssh", "bare", "--", "true")
+    assert done.returncode == 127
+    assert done.stderr.decode().splitlines() == [
+        "error: ssh-keys in bare: the image has no ssh server: sshd is not found",
+        "  hint: use: banger vm exec bare -- CMD, or an image with openssh-server",
+    ]
+    assert b"no ssh server" in world.banger("vm", "sshd", "bare").stderr
+    world.ok("vm", "stop", "bare")
+    stopped = world.banger("vm", "ssh", "bare")
+    assert (stopped.returncode, stopped.stderr) == (122, b"error: machine bare is not running\n  hint: run: banger vm start bare\n")
