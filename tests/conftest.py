@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conformance import hear, told
 from tests.world import World, fill_shelf
 
 
@@ -32,6 +33,17 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         report.outcome = "failed"
         report.longrepr = f"skipped although BANGER_REQUIRE is set: {report.longrepr}"
     return report
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Keep what the conformance table is made of."""
+    hear(report)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Show it."""
+    for line in told():
+        terminalreporter.write_line(line)
 
 
 @pytest.fixture(scope="session")

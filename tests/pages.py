@@ -31,6 +31,7 @@ PURPOSE = {
     "tests/contract": "The same test on the fake and on the real thing.",
     "tests/lab": "A machine of banger's own with an emulated processor that has AMD-V: KVM and Firecracker are real in it.",
     "tests/lab/inside": "Tests that run in the lab machine.",
+    "tests/lab/measured": "On the path of the lab's Python while coverage is measured.",
     "tests/unit": "No process is started and no machine booted.",
     "tests/vectors": "Bytes that both implementations of the wire must produce and accept.",
     "tests/vm": "Real machines.",

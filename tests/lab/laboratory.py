@@ -10,11 +10,12 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
+from tests.conformance import LAB_TARGETS
 from tests.lab import luggage, payload
-from tests.world import ROOT, World, fill_shelf, shelved
+from tests.world import ROOT, SHELF, World, fill_shelf, shelved
 
 NAME = "lab"
 BOOT, BUILD, TESTS = 240.0, 900.0, 1500.0
@@ -38,13 +39,16 @@ INSIDE = {
     "PYTHONPATH": "/lab/banger/src:/payload/site",
     "BANGER_LAB": "inside",
     "BANGER_REQUIRE": "all",
-    "BANGER_TEST_SETTINGS": "vmm=firecracker network=none boot_timeout=120",
+    "BANGER_TEST_SETTINGS": LAB_TARGETS["Firecracker"],
     "BANGER_TEST_IMAGES": " ".join(shelved()),
 }
-#: What runs inside: tests of Firecracker's own, and those that hold for every VMM.
-SELECTION = ("tests/lab/inside", "tests/vm/test_lifecycle.py", "tests/vm/test_user_network.py")
+#: Where coverage is measured: each Python process of banger's writes a file of its own.
+MEASURED = {"PYTHONPATH": f"/lab/banger/tests/lab/measured:{INSIDE['PYTHONPATH']}", "COVERAGE_PROCESS_START": "/lab/banger/pyproject.toml"}
+COVERAGE = (
+    "cd /lab/banger && python3 -m coverage combine -q && python3 -m coverage report --format=text --skip-empty && cp .coverage /tmp/coverage.sqlite"
+)
 #: Firecracker does not end when a guest's own init switches the power off: it has no switch for it.
-DESELECTED = ("test_powering_off_from_inside_stops_the_machine",)
+EXCUSED = {("Firecracker", "test_powering_off_from_inside_stops_the_machine")}
 #: Loaded at once; others are loaded by the kernel when they are asked for.
 MODULES = (
     "kvm_amd",
@@ -121,11 +125,20 @@ class Lab:
         """The checkout's tests, and its code from below `source`."""
         self.ok("sh", "-c", UNPACK, data=luggage.packed(source))
 
-    def pytest(self, *arguments: str) -> tuple[str, str]:
+    def pytest(self, *arguments: str, settings: str) -> tuple[str, str]:
         """Run tests inside: what pytest printed, and its report (JUnit's XML; empty when there is none)."""
-        done = self.run(*pytest_command("-q", "--durations=0", "--junitxml=/tmp/report.xml", *arguments), timeout=TESTS)
+        self.run("rm", "-f", "/tmp/report.xml")
+        more = {"BANGER_TEST_SETTINGS": settings, **MEASURED}
+        done = self.run(*pytest_command("-q", "--durations=0", "--junitxml=/tmp/report.xml", *arguments, more=more), timeout=TESTS)
         report = self.run("cat", "/tmp/report.xml")
         return (done.stdout + done.stderr).decode("utf-8", "replace"), report.stdout.decode("utf-8", "replace") if report.returncode == 0 else ""
+
+    def keep_coverage(self) -> str:
+        """Bring the coverage of all runs back, as `build/lab.coverage`, and say what it is."""
+        said = self.ok(*environment({}), "sh", "-c", COVERAGE)
+        data = self.run("cat", "/tmp/coverage.sqlite").stdout
+        (SHELF / "lab.coverage").write_bytes(data)
+        return said
 
     def console(self) -> str:
         """The end of the lab machine's console."""
@@ -146,11 +159,16 @@ def pytest_command(*arguments: str, more: Mapping[str, str] | None = None) -> li
     return [*environment(more or {}), "python3", "-m", "pytest", "-p", "no:cacheprovider", *arguments]
 
 
-def collected(selection: Sequence[str] = SELECTION) -> list[str]:
-    """The names of all tests that run inside, found here."""
+def collected(*selection: str) -> list[str]:
+    """The names of tests that run inside, found here."""
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--collect-only", "-q", *selection]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, env={**os.environ, "BANGER_LAB": "inside"}, check=True)
-    return [line for line in done.stdout.splitlines() if "::" in line and not line.endswith(DESELECTED)]
+    return [line for line in done.stdout.splitlines() if "::" in line]
+
+
+def excused(target: str, name: str) -> bool:
+    """Whether a test that holds for every VMM does not for this one, for a reason that `EXCUSED` gives."""
+    return (target, name.partition("::")[2].partition("[")[0]) in EXCUSED
 
 
 def make() -> Lab:

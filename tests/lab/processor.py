@@ -21,7 +21,7 @@ def changed(words: list[str], payload: str) -> list[str]:
     """The lab machine's command line."""
     words = ["EPYC" if word == "Nehalem" else word for word in words]
     at = words.index("-append") + 1
-    words[at] += " mitigations=off"
+    words[at] += " mitigations=off watchdog_thresh=30 softlockup_panic=1"  # a lab that hangs ends, and says why on its console
     drive = f"if=none,id=payload,file={payload},format=raw,readonly=on"
     return [*words, "-drive", drive, "-device", "virtio-blk-device,drive=payload,serial=payload"]
 

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import shutil
 import xml.etree.ElementTree as xml
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
+from tests.conformance import LAB_TARGETS, PROPERTY
 from tests.lab import laboratory, payload
+from tests.lab.standing import Standing
 
 pytestmark = pytest.mark.timeout(1800)
-Results = dict[str, str]
+#: By target and test: empty when it passed, else what it said.
+Results = dict[tuple[str, str], str]
+FIRST = next(iter(LAB_TARGETS))
+OWN = laboratory.collected("tests/lab/inside")
+EACH = laboratory.collected("tests/vm", "-m", "conformance")
+CASES = [(FIRST, name) for name in OWN] + [(target, name) for target in LAB_TARGETS for name in EACH if not laboratory.excused(target, name)]
 
 
 def node(case: xml.Element) -> str:
@@ -19,41 +26,48 @@ def node(case: xml.Element) -> str:
     return f"{case.get('classname', '').replace('.', '/')}.py::{case.get('name')}"
 
 
-def judged(report: str) -> Results:
+def judged(report: str) -> dict[str, str]:
     """By test: empty when it passed, else what it said."""
-    found: Results = {}
+    found: dict[str, str] = {}
     for case in xml.fromstring(report).iter("testcase"):
         bad = [child for child in case if child.tag in ("failure", "error", "skipped")]
         found[node(case)] = "\n".join(f"{child.get('message')}\n{child.text}" for child in bad)
     return found
 
 
+def asked(request: pytest.FixtureRequest) -> list[tuple[str, str]]:
+    """What of the lab's tests this run is about."""
+    items = [item for item in request.session.items if isinstance(item, pytest.Function) and "results" in item.fixturenames]
+    return [(str(item.callspec.params["target"]), str(item.callspec.params["name"])) for item in items]
+
+
 @pytest.fixture(scope="module")
 def results(request: pytest.FixtureRequest, shelf: None) -> Iterator[Results]:
     """Of all tests that were asked for. A lab that breaks is a failure of each, with the console's tail."""
-    wanted = [
-        str(item.callspec.params["name"])
-        for item in request.session.items
-        if isinstance(item, pytest.Function) and hasattr(item, "callspec") and "results" in item.fixturenames
-    ]
+    wanted, found = asked(request), Results()
     with payload.alone():
+        Standing().end()  # one lab machine at a time
         lab = laboratory.make()
         try:
             lab.start()
             lab.bring(payload.wheel())
-            said, report = lab.pytest(*wanted)
-            assert report, f"the tests in the lab machine did not come to an end:\n{said[-4000:]}\n{lab.console()}"
-            print(said[-6000:])
-            yield judged(report)
+            for target, settings in LAB_TARGETS.items():
+                names = [name for there, name in wanted if there == target]
+                if names:
+                    said, report = lab.pytest(*names, settings=settings)
+                    assert report, f"the tests in the lab machine did not come to an end:\n{said[-4000:]}\n{lab.console()}"
+                    print(said[-6000:])
+                    found |= {(target, name): bad for name, bad in judged(report).items()}
+            print(lab.keep_coverage())
+            yield found
         finally:
             lab.close()
             shutil.rmtree(lab.world.root)
 
 
-NAMES = laboratory.collected()
-
-
-@pytest.mark.parametrize("name", NAMES, ids=NAMES)
-def test_inside(results: Results, name: str) -> None:
-    assert name in results, "it did not run"
-    assert not results[name], results[name]
+@pytest.mark.parametrize(("target", "name"), CASES, ids=[f"{target}-{name}" for target, name in CASES])
+def test_inside(results: Results, target: str, name: str, record_property: Callable[[str, object], None]) -> None:
+    if name in EACH:
+        record_property(PROPERTY, (target, name))
+    assert (target, name) in results, "it did not run"
+    assert not results[target, name], results[target, name]

@@ -87,6 +87,7 @@ def test_a_user_or_folder_that_is_not_there_is_bangers_own_failure(shared: World
 # -- bytes ----------------------------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.conformance
 def test_stdout_and_stderr_stay_apart(shared: World) -> None:
     assert shell(shared, "echo out; echo err >&2; printf 'o\\377\\000ut'; printf 'e\\377\\000rr' >&2") == (
         0,
@@ -95,6 +96,7 @@ def test_stdout_and_stderr_stay_apart(shared: World) -> None:
     )
 
 
+@pytest.mark.conformance
 def test_bytes_pass_both_ways_unchanged(shared: World) -> None:
     data = os.urandom(1 << 20)
     status, out, _ = guest(shared, "otter", "--", "cat", data=data)
@@ -146,6 +148,7 @@ def test_what_is_left_in_the_background_holds_nobody_up_and_lives_on(shared: Wor
 # -- arguments ------------------------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.conformance
 def test_arguments_arrive_as_they_were_given(shared: World) -> None:
     words = ["a b", "", "*", "$HOME", "--", "-x", "--rm", "é\n", "'\"\\"]
     assert guest(shared, "otter", "--", "printf", "[%s]", *words)[1].decode() == "".join(f"[{word}]" for word in words)
@@ -176,6 +179,7 @@ def test_the_environment_is_a_logins_and_what_was_asked_for(shared: World) -> No
     assert not [line for line in out if line.startswith(("BANGER", "TERM=", "XDG"))]
 
 
+@pytest.mark.conformance
 def test_a_command_runs_as_the_user_and_where_it_was_asked_to(shared: World) -> None:
     assert guest(shared, "otter", "--", "pwd")[1] == b"/root\n"
     assert (
@@ -195,6 +199,7 @@ def test_a_user_of_the_guests_own_has_home_shell_and_groups(shared: World) -> No
 # -- signals and company ----------------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.conformance
 def test_ctrl_c_reaches_the_command_which_may_live_on(shared: World) -> None:
     process = shared.begin("vm", "exec", "otter", "--", "sh", "-c", "trap 'echo heard; exit 7' INT; echo ready; while :; do sleep 0.1; done")
     assert first_line(process) == b"ready\n"
@@ -232,6 +237,7 @@ LISTEN = "use IO::Socket::INET; $| = 1; my $s = IO::Socket::INET->new(Listen => 
 ACCEPT = LISTEN + "print qq(ready\n); my $c = $s->accept; binmode $c;"
 
 
+@pytest.mark.conformance
 def test_dial_sends_its_end_and_still_hears_the_answer(shared: World) -> None:
     server = shared.begin("vm", "exec", "-n", "otter", "--", "perl", "-e", ACCEPT + "local $/; my $d = <$c>; print $c length($d), ':', $d; close $c")
     assert first_line(server) == b"ready\n"

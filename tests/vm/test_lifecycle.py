@@ -10,6 +10,7 @@ import pytest
 
 from tests.world import World, alive, until
 
+pytestmark = pytest.mark.conformance
 BOOT_ID = ("cat", "/proc/sys/kernel/random/boot_id")
 
 

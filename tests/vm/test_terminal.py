@@ -146,6 +146,7 @@ def test_what_stopped_meanwhile_is_not_said_to_be_running(shared: World, window:
     shared.ok("vm", "delete", "wren")
 
 
+@pytest.mark.conformance
 def test_keys_reach_the_guest_as_keys(window: Open) -> None:
     one = window("vm", "shell", "otter")
     one.prompt()
@@ -170,6 +171,7 @@ def test_keys_reach_the_guest_as_keys(window: Open) -> None:
     assert one.ended() == 0
 
 
+@pytest.mark.conformance
 def test_a_resize_reaches_the_guest(window: Open) -> None:
     script = "trap 'stty size; exit' WINCH; stty size; while :; do sleep 0.05; done"
     one = window("vm", "exec", "-it", "otter", "--", "sh", "-c", script)
@@ -241,6 +243,7 @@ def test_a_shell_that_died_in_disorder_leaves_a_plain_screen(window: Open) -> No
         assert what in one.said.rpartition(b"\x1b[31m")[2]
 
 
+@pytest.mark.conformance
 def test_the_daemons_sudden_death_ends_the_session_but_not_the_machine(shared: World, window: Open) -> None:
     one = window("vm", "shell", "otter")
     one.prompt()

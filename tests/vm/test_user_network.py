@@ -10,7 +10,7 @@ import pytest
 from tests.internet import FAR, HOST, LOOPBACK, NAME, NEAR, WEB, Internet, missing
 from tests.world import World
 
-pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
+pytestmark = [pytest.mark.skipif(bool(missing()), reason=missing()), pytest.mark.conformance]
 
 GATEWAY = "10.0.2.2"
 
