@@ -162,11 +162,11 @@ def alive(pid: int) -> bool:
         return False
 
 
-def until(condition: Callable[[], object], what: str, seconds: float = 30.0) -> None:
-    """Wait for something that has no event of its own; AssertionError names it when it does not come."""
+def until(condition: Callable[[], object], what: str, seconds: float = 30.0, *, instead: Callable[[], object] = str) -> None:
+    """Wait for something that has no event of its own; AssertionError names it when it does not come, and says what there is instead."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, f"{what} did not come within {seconds:g} s"
+        assert time.monotonic() < deadline, f"{what} did not come within {seconds:g} s: {instead()}"
         time.sleep(0.01)
 
 

@@ -100,7 +100,7 @@ async def test_leaving_the_stream_leaves_the_operation_running(operations: Opera
     running = operations.begin("vm.create", "otter", patient)
     stream = operations.follow(running)
     await anext(stream)
-    await stream.aclose()  # type: ignore[attr-defined]
+    await stream.aclose()
     go_on.set()
     assert running.task is not None
     assert await running.task == "made"
@@ -114,12 +114,19 @@ async def test_leaving_a_bound_stream_cancels_what_is_under_way(operations: Oper
     running = operations.begin("vm.create", "otter", endless)
     stream = operations.follow_bound(running, never)
     await anext(stream)
-    await stream.aclose()  # type: ignore[attr-defined]
+    await stream.aclose()
     assert running.task is not None
     assert running.task.cancelled()
 
 
-async def never(_: str) -> None:
+async def test_leaving_a_bound_stream_before_its_first_line_cancels_too(operations: Operations) -> None:
+    running = operations.begin("vm.create", "otter", asyncio.get_running_loop().create_future)
+    await operations.follow_bound(running, never).aclose()
+    assert running.task is not None
+    assert running.task.cancelled()
+
+
+async def never(_: object) -> None:
     raise AssertionError("nothing was made, so nothing is to be released")
 
 
@@ -133,7 +140,7 @@ async def test_leaving_a_bound_stream_releases_what_was_made(operations: Operati
     while await anext(stream) != "made":
         pass
     assert released == []
-    await stream.aclose()  # type: ignore[attr-defined]
+    await stream.aclose()
     assert released == ["made"]
 
 

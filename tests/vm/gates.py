@@ -116,4 +116,9 @@ def nothing_left(world: World) -> bool:
 
 def clean(world: World) -> None:
     """Soon nothing is left."""
-    until(lambda: nothing_left(world), f"a clean host: {world.rows()}, {world.processes()}, {world.machine_files()}", seconds=SECONDS)
+    until(
+        lambda: nothing_left(world),
+        "a clean host",
+        seconds=SECONDS,
+        instead=lambda: f"{world.rows()}, {world.processes()}, {world.machine_files()}\n{world.log()[-3000:]}",
+    )

@@ -295,5 +295,6 @@ def test_without_a_runtime_folder_one_is_made_for_this_user_alone(short_path: Pa
         assert throwaway.stat().st_mode & 0o777 == 0o700
         assert (throwaway / "bangerd.sock").stat().st_mode & 0o777 == 0o600
     finally:
+        pid = json.loads(as_throwaway(short_path, "daemon", "status", "--json").stdout)["pid"]
         assert as_throwaway(short_path, "daemon", "stop").returncode == 0
-        until(lambda: not (throwaway / "bangerd.sock").exists(), "the daemon's end")
+        until(lambda: not alive(pid), "the daemon's end")

@@ -112,18 +112,10 @@ class Operations:
             raise Cancelled(f"{running.seen.name} was cancelled", stage=running.seen.stage)
         yield running.task.result()
 
-    async def follow_bound(self, running: Running[T], release: Callable[[T], Awaitable[None]]) -> AsyncIterator[Progress[T]]:
+    def follow_bound(self, running: Running[T], release: Callable[[T], Awaitable[None]]) -> Bound[T]:
         """Like `follow`, then stays open; when the follower leaves, the operation is cancelled or what it made released."""
-        assert running.task is not None
-        try:
-            async for item in self.follow(running):
-                yield item
-            await asyncio.get_running_loop().create_future()
-        finally:
-            running.task.cancel()
-            await asyncio.wait([running.task])
-            if not running.task.cancelled() and running.task.exception() is None:
-                await release(running.task.result())
+        items = self.follow(running)
+        return Bound(running, items, release)
 
     def rows(self) -> list[Operation]:
         """Those under way first, then the ended ones, latest first."""
@@ -144,6 +136,32 @@ class Operations:
         running.task.cancel()
         await asyncio.wait([running.task])
         return running.seen
+
+
+class Bound(Generic[T]):
+    """The stream of an operation that goes with its follower. No generator: closing one that was never begun would do nothing, and a follower may
+    leave before it has asked for the first line."""
+
+    def __init__(self, running: Running[T], items: AsyncIterator[Progress[T]], release: Callable[[T], Awaitable[None]]) -> None:
+        self.running, self.items, self.release = running, items, release
+
+    def __aiter__(self) -> Bound[T]:
+        return self
+
+    async def __anext__(self) -> Progress[T]:
+        async for item in self.items:
+            return item
+        forever: asyncio.Future[Progress[T]] = asyncio.get_running_loop().create_future()
+        return await forever
+
+    async def aclose(self) -> None:
+        """The follower leaves."""
+        task = self.running.task
+        assert task is not None
+        task.cancel()
+        await asyncio.wait([task])
+        if not task.cancelled() and task.exception() is None:
+            await self.release(task.result())
 
 
 async def _settled(task: asyncio.Task[T]) -> None:
