@@ -16,7 +16,7 @@ pytestmark = pytest.mark.timeout(1800)
 #: By target and test: empty when it passed, else what it said.
 Results = dict[tuple[str, str], str]
 FIRST = next(iter(LAB_TARGETS))
-OWN = laboratory.collected("tests/lab/inside")
+OWN = laboratory.collected("tests/lab/inside", "tests/contract/test_dm.py")
 EACH = laboratory.collected("tests/vm", "-m", "conformance")
 CASES = [(FIRST, name) for name in OWN] + [(target, name) for target in LAB_TARGETS for name in EACH if not laboratory.excused(target, name)]
 

@@ -1,0 +1,186 @@
+"""Disks by the kernel's device-mapper: what is written stays, nothing else does, whoever is killed and whenever."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from banger.host import loop
+from banger.host.dm import Mapping, RealDm, node
+from banger.model.errors import BangerError
+from tests.inventory import take
+from tests.world import World, alive, each_event, until
+
+NAME = f"banger-{os.getpid():012x}"
+MIB = 1 << 20
+SIZE = 16 * MIB
+#: So many calls of the kernel make a mapped disk.
+CALLS = 11
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, Path]:
+    """A base of 4 MiB, and an empty file for what is written."""
+    (tmp_path / "base").write_bytes(b"base" * MIB)
+    (tmp_path / "cow").touch()
+    os.truncate(tmp_path / "cow", SIZE + 2 * MIB)
+    return {"base": tmp_path / "base", "cow": tmp_path / "cow"}
+
+
+def make(files: dict[str, Path], owner: int = 0) -> None:
+    asyncio.run(RealDm(owner).make(Mapping(name=NAME, base=str(files["base"]), cow=str(files["cow"]), size=SIZE)))
+
+
+def remove() -> None:
+    asyncio.run(RealDm(0).remove(NAME))
+    assert asyncio.run(RealDm(0).names()) == []
+    assert not node(NAME).exists()
+    until(lambda: not any(name.startswith(NAME) for name in loop.names()), "the end of the loop devices")
+
+
+def test_what_is_written_is_kept_over_a_base_that_stays_as_it_is(files: dict[str, Path]) -> None:
+    make(files, owner=1234)
+    status = node(NAME).stat()
+    assert (status.st_uid, status.st_mode & 0o777) == (1234, 0o600)
+    with node(NAME).open("r+b", buffering=0) as device:
+        assert device.seek(0, os.SEEK_END) == SIZE
+        os.pwrite(device.fileno(), b"mine" * 1024, 4096)
+        os.pwrite(device.fileno(), b"more" * 1024, 8 * MIB)
+        os.fsync(device.fileno())
+    remove()
+    assert files["base"].read_bytes() == b"base" * MIB
+    assert files["cow"].stat().st_blocks * 512 < 2 * MIB
+    make(files)
+    with node(NAME).open("rb", buffering=0) as device:
+        found = [os.pread(device.fileno(), 4096, at) for at in (0, 4096, 8 * MIB, 12 * MIB)]
+    assert found == [b"base" * 1024, b"mine" * 1024, b"more" * 1024, bytes(4096)]
+    remove()
+
+
+def killed_at(step: int, files: dict[str, Path]) -> int:
+    """A maker that kills itself before one of its calls; its status."""
+    program = f"""
+import asyncio, os, signal
+from banger.host import dm
+calls, real = 0, dm.RealDm._call
+def call(self, command, argument):
+    global calls
+    calls += 1
+    if calls == {step}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    real(self, command, argument)
+dm.RealDm._call = call
+asyncio.run(dm.RealDm(0).make(dm.Mapping(name={NAME!r}, base={str(files["base"])!r}, cow={str(files["cow"])!r}, size={SIZE})))
+"""
+    return subprocess.run([sys.executable, "-c", program], check=False).returncode
+
+
+@pytest.mark.parametrize("step", range(1, CALLS + 1))
+def test_a_maker_that_is_killed_at_any_step_leaves_what_is_found_and_removed(files: dict[str, Path], step: int) -> None:
+    before = take(files["base"].parent)
+    assert killed_at(step, files) == -signal.SIGKILL
+    remove()
+    assert take(files["base"].parent).beyond(before) == {}
+    assert killed_at(step, files) == -signal.SIGKILL
+    make(files)
+    remove()
+    assert take(files["base"].parent).beyond(before) == {}
+
+
+def test_there_are_no_more_steps_than_those(files: dict[str, Path]) -> None:
+    assert killed_at(CALLS + 1, files) == 0
+    remove()
+
+
+def test_udev_does_not_look_into_a_guests_disk(files: dict[str, Path]) -> None:
+    make(files)
+    subprocess.run(["mkfs.ext4", "-q", "-F", "-L", "a-guests-label", node(NAME)], check=True)
+    remove()
+    make(files)
+    subprocess.run(["udevadm", "settle", "--timeout=30"], check=True)
+    assert not Path("/dev/disk/by-label/a-guests-label").exists()
+    remove()
+
+
+# --- machines
+
+
+@pytest.fixture
+def mapped(world: World) -> World:
+    """Whose machines have mapped disks."""
+    world.env |= {"BANGER_DISK": "devmapper", "BANGER_DISK_SIZE": "1G"}
+    return world
+
+
+def maps(world: World) -> list[str]:
+    """The maps that are there."""
+    return sorted(take(world.root).maps)
+
+
+def test_a_disk_is_mapped_while_its_machine_runs_and_keeps_what_was_written(mapped: World) -> None:
+    before = take(mapped.root)
+    mapped.ok("vm", "create", "--name", "otter", "--no-start")
+    vm = mapped.row("otter")["id"]
+    assert maps(mapped) == []
+    mapped.ok("vm", "start", "otter")
+    assert maps(mapped) == [f"banger-{vm}", f"banger-{vm}-base"]
+    mapped.ok("vm", "exec", "otter", "--", "sh", "-c", "grep -q '^/dev/vda / ext4 rw' /proc/mounts && echo mine > /root/kept")
+    assert int(mapped.ok("vm", "exec", "otter", "--", "sh", "-c", "df -B1 / | awk 'END {print $2}'")) > 900 * MIB
+    mapped.ok("vm", "stop", "otter")
+    assert maps(mapped) == []
+    assert 0 < int(str(mapped.row("otter")["disk_used_bytes"])) < 64 * MIB
+    mapped.ok("vm", "start", "otter")
+    assert mapped.ok("vm", "exec", "otter", "--", "cat", "/root/kept") == "mine\n"
+    mapped.ok("vm", "delete", "otter")
+    found = take(mapped.root).beyond(before)
+    assert {kind: found[kind] for kind in ("maps", "loops", "files", "mounts") if kind in found} == {}
+
+
+def test_a_killed_machine_starts_again_with_what_it_had_synced(mapped: World) -> None:
+    mapped.ok("vm", "create", "--name", "otter")
+    mapped.ok("vm", "exec", "otter", "--", "sh", "-c", "echo synced > /root/kept; sync; head -c 5000000 /dev/urandom > /root/not")
+    mapped.ok("vm", "kill", "otter")
+    until(lambda: maps(mapped) == [], "the end of the maps")
+    mapped.ok("vm", "start", "otter")
+    assert mapped.ok("vm", "exec", "otter", "--", "cat", "/root/kept") == "synced\n"
+    assert "recovery" in mapped.ok("vm", "exec", "otter", "--", "dmesg")
+
+
+@pytest.mark.parametrize("stage", ["disk", "network", "machine", "agent"])
+def test_a_daemon_that_is_killed_while_it_creates_leaves_no_map(mapped: World, stage: str) -> None:
+    mapped.ok("vm", "list")
+    before = take(mapped.root)
+    with contextlib.suppress(BangerError, OSError, ValueError):
+        for event in each_event(mapped.client().stream("vm.create", name="otter")):
+            if event.get("stage") == stage:
+                mapped.kill_daemon()
+    mapped.ok("vm", "list")
+    assert mapped.rows() == []
+    found = take(mapped.root).beyond(before)
+    assert {kind: found[kind] for kind in ("maps", "loops", "files") if kind in found} == {}
+    mapped.ok("vm", "create", "--name", "otter")
+
+
+def test_a_daemon_that_is_killed_takes_over_machine_and_map_and_cleans_up_after_one_that_has_ended(mapped: World) -> None:
+    mapped.ok("vm", "create", "--name", "otter")
+    pid = int(str(mapped.row("otter")["pid"]))
+    mapped.kill_daemon()
+    assert mapped.ok("vm", "exec", "otter", "--", "echo", "here") == "here\n"
+    mapped.kill_daemon()
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: not alive(pid), "the machine's end")
+    assert len(maps(mapped)) == 2
+    mapped.ok("vm", "list")
+    assert maps(mapped) == []
+    mapped.ok("vm", "start", "otter")
+
+
+def test_doctor_says_that_disks_can_be_mapped(mapped: World) -> None:
+    assert "disk devmapper" in mapped.banger("doctor").stdout.decode()
