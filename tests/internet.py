@@ -6,6 +6,7 @@ The addresses are those set aside for documentation (RFC 5737). Needs root. `Int
 from __future__ import annotations
 
 import http.server
+import itertools
 import os
 import shutil
 import socket
@@ -16,6 +17,8 @@ from pathlib import Path
 
 WEB, RESOLVER, HOST = "203.0.113.10", "203.0.113.53", "198.51.100.2"
 NAME = "www.example.test"
+#: Tells those of one process apart; the names of links are short.
+LETTERS = itertools.cycle("abcdefg")
 #: What a web server here says; each says which one it is.
 FAR, LOOPBACK, NEAR = "the internet", "the host's loopback", "the host itself"
 
@@ -31,7 +34,7 @@ class Internet:
     """`prefix` begins a command that is to run on the host; there, the name server is `nameserver`."""
 
     def __init__(self, *, nameserver: str = RESOLVER, route: bool = True) -> None:
-        tag = f"bt{os.getpid()}"
+        tag = f"bt{os.getpid()}{next(LETTERS)}"
         self.host, self.net = f"{tag}h", f"{tag}n"
         self.prefix = ("ip", "netns", "exec", self.host)
         self.nameserver, self.route = nameserver, route
