@@ -126,6 +126,33 @@ def test_what_listens_there_but_is_not_roots_is_not_believed(short_path: Path) -
     asyncio.run(ask())
 
 
+@pytest.mark.parametrize("before", [b"", b"a message that is taken and not answered"], ids=["at once", "after the message"])
+def test_a_helper_that_ends_in_the_midst_of_a_call_is_called_once_more(short_path: Path, before: bytes) -> None:
+    path = short_path / "helper.sock"
+    answer = b'{"result": {"means": "helper", "pid": 1, "build": "", "owner": 0, "roots": []}}'
+
+    def serve(listener: socket.socket) -> None:
+        first, _ = listener.accept()
+        if before:
+            first.recv(1 << 17)
+        first.close()
+        second, _ = listener.accept()
+        second.recv(1 << 17)
+        second.send(answer)
+        second.close()
+
+    async def ask() -> None:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+            listener.bind(str(path))
+            listener.listen()
+            serving = asyncio.create_task(asyncio.to_thread(serve, listener))
+            right = remote(Privilege, "privilege", Line(path))
+            assert (await asyncio.to_thread(right.standing)).pid == 1
+            await serving
+
+    asyncio.run(ask())
+
+
 def test_slow_callers_do_not_keep_the_owner_waiting(helper: Privileged) -> None:
     def hold() -> bytes:
         idle = [socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(100)]

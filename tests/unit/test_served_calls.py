@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from banger.helper import interfaces, parsed
 from banger.host.calls import LIMIT, Answer, Method, error_of, methods
 from banger.host.pinned import pinned
-from banger.host.remote import judged, request
+from banger.host.remote import judged, request, said
 from banger.host.served import Servant, served
 from banger.model import rules
 from banger.model.errors import BadRequest, BangerError, Busy, NotFound
@@ -186,7 +186,7 @@ def test_no_bytes_bring_the_helper_down(data: bytes) -> None:
 
 def test_an_answer_that_is_none_is_corrupt_or_an_end() -> None:
     with pytest.raises(ConnectionError):
-        judged(METHODS["put"], b"")
+        said(b"")
     for data in (b"{", b'{"result": {"a": 1}}', b'{"result": [], "more": 1}'):
         with pytest.raises(BangerError):
             judged(METHODS["put"], data)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar, cast
 
@@ -39,66 +39,74 @@ class Line:
 
     def call(self, interface: str, name: str, method: Method, arguments: bytes) -> object:
         """Call and wait for the answer, but not long."""
-        with self._socket() as sock:
+        message = request(interface, name, arguments)
+        with self._failures(method, self.quick):
             try:
-                sock.settimeout(self.quick)
-                sock.connect(str(self.path))
-                _trust(sock)
-                with suppress(ConnectionError):  # it may have said why already
-                    sock.send(request(interface, name, arguments))
-                try:
-                    data = sock.recv(LIMIT + 1)
-                except ConnectionResetError:  # it closed before it took our message; what it said first stands behind this error
-                    data = sock.recv(LIMIT + 1)
-                return judged(method, data)
-            except TimeoutError:
-                raise self._late(method, self.quick) from None
-            except (ConnectionError, FileNotFoundError, NotADirectoryError, PermissionError, BlockingIOError) as error:
-                raise self._unreachable(error) from error
+                data = self._exchange(message)
+            except ConnectionError:
+                data = self._exchange(message)  # it was restarted; calls are idempotent
+        return judged(method, data)
 
     async def wait(self, interface: str, name: str, method: Method, arguments: bytes) -> object:
         """Call and wait for the answer, also when cancelled meanwhile."""
-        asking = asyncio.ensure_future(self._ask(interface, name, method, arguments))
+        asking = asyncio.ensure_future(self._ask(method, request(interface, name, arguments)))
         try:
-            return await asyncio.shield(asking)
+            return judged(method, await asyncio.shield(asking))
         except asyncio.CancelledError:
             await asyncio.wait([asking])
             if not asking.cancelled():
                 asking.exception()
             raise
 
-    async def _ask(self, interface: str, name: str, method: Method, arguments: bytes) -> object:
-        loop = asyncio.get_running_loop()
-        with self._socket() as sock:
-            sock.setblocking(False)
+    async def _ask(self, method: Method, message: bytes) -> bytes:
+        with self._failures(method, self.slow):
+            async with asyncio.timeout(self.slow):
+                try:
+                    return await self._exchange_slowly(message)
+                except ConnectionError:
+                    return await self._exchange_slowly(message)  # as above
+
+    def _exchange(self, message: bytes) -> bytes:
+        with self._connected(self.quick) as sock:
+            with suppress(ConnectionError):  # it may have said why already
+                sock.send(message)
             try:
-                sock.connect(str(self.path))  # at once or not at all, as always with Unix sockets
-                _trust(sock)
-                async with asyncio.timeout(self.slow):
-                    with suppress(ConnectionError):
-                        await loop.sock_sendall(sock, request(interface, name, arguments))
-                    try:
-                        data = await loop.sock_recv(sock, LIMIT + 1)
-                    except ConnectionResetError:  # as above
-                        data = await loop.sock_recv(sock, LIMIT + 1)
-                    return judged(method, data)
-            except TimeoutError:
-                raise self._late(method, self.slow) from None
-            except (ConnectionError, FileNotFoundError, NotADirectoryError, PermissionError, BlockingIOError) as error:
-                raise self._unreachable(error) from error
+                return said(sock.recv(LIMIT + 1))
+            except ConnectionResetError:  # it closed before it took our message; what it said first stands behind this error
+                return said(sock.recv(LIMIT + 1))
 
-    def _socket(self) -> socket.socket:
-        return socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+    async def _exchange_slowly(self, message: bytes) -> bytes:
+        loop = asyncio.get_running_loop()
+        with self._connected(0) as sock:
+            with suppress(ConnectionError):
+                await loop.sock_sendall(sock, message)
+            try:
+                return said(await loop.sock_recv(sock, LIMIT + 1))
+            except ConnectionResetError:  # as above
+                return said(await loop.sock_recv(sock, LIMIT + 1))
 
-    def _late(self, method: Method, seconds: float) -> TimedOut:
-        return TimedOut(f"the privileged helper did not answer {method.name} within {seconds:g} s", hint=AGAIN)
+    @contextmanager
+    def _connected(self, seconds: float) -> Iterator[socket.socket]:
+        """A connection to root's process; with 0 seconds one that never waits (Unix sockets connect at once, or not at all)."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC) as sock:
+            sock.settimeout(seconds)
+            sock.connect(str(self.path))
+            _trust(sock)
+            yield sock
 
-    def _unreachable(self, error: OSError) -> HostLacks:
-        if isinstance(error, FileNotFoundError | NotADirectoryError):
-            return HostLacks("this needs root or banger's privileged helper, which is not installed", hint=INSTALL)
-        if isinstance(error, PermissionError):
-            return HostLacks("banger's privileged helper serves another user", hint=AGAIN)
-        return HostLacks(f"the privileged helper does not answer at {self.path}: {error.strerror or error}", hint=AGAIN)
+    @contextmanager
+    def _failures(self, method: Method, seconds: float) -> Iterator[None]:
+        """What a helper that is not there, or not well, means to the caller."""
+        try:
+            yield
+        except TimeoutError:
+            raise TimedOut(f"the privileged helper did not answer {method.name} within {seconds:g} s", hint=AGAIN) from None
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise HostLacks("this needs root or banger's privileged helper, which is not installed", hint=INSTALL) from error
+        except PermissionError as error:
+            raise HostLacks("banger's privileged helper serves another user", hint=AGAIN) from error
+        except (ConnectionError, BlockingIOError) as error:
+            raise HostLacks(f"the privileged helper does not answer at {self.path}: {error.strerror or error}", hint=AGAIN) from error
 
 
 def _trust(sock: socket.socket) -> None:
@@ -113,10 +121,15 @@ def request(interface: str, name: str, arguments: bytes) -> bytes:
     return codec.encode(Request(op=operation.get(), interface=interface, method=name, arguments=msgspec.Raw(arguments)))
 
 
+def said(data: bytes) -> bytes:
+    """What was received; ConnectionAbortedError if that is the end."""
+    if not data:
+        raise ConnectionAbortedError("it closed the connection")
+    return data
+
+
 def judged(method: Method, data: bytes) -> object:
     """The result in an answer, or the error that it is."""
-    if not data:
-        raise ConnectionResetError("it closed the connection")
     answer = codec.decode(data, Answer, what=f"the helper's answer to {method.name}")
     if answer.failure is not None:
         raise error_of(answer)
