@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import sqlite3
 import subprocess
 from collections.abc import Callable
@@ -167,3 +168,16 @@ def test_an_unreadable_database_fails(doctor: Doctor, alone: Banger, runtime: Pa
     row = doctor()["database"]
     assert row["level"] == "FAIL"
     assert "banger.db" in row["message"]
+
+
+def test_it_takes_less_than_a_second_of_a_processor(alone: Banger) -> None:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    alone("doctor")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1
+
+
+def test_the_host_the_network_and_names_have_their_rows(doctor: Doctor) -> None:
+    assert {"architecture", "privilege", "cgroups", "firecracker", "qemu", "disk", "network user", "network bridge", "names", "resolver"} <= set(
+        doctor()
+    )

@@ -196,11 +196,23 @@ def test_a_host_that_lacks_a_command_is_told_its_package_before_anything_is_buil
         world.close()
 
 
+def test_a_host_that_lacks_much_is_told_all_of_it_at_once(short_path: Path, empty_shelves: dict[str, str]) -> None:
+    world = World(short_path, prefix=without("qemu-system-x86_64", "passt", "mkfs.ext4", "mmdebstrap"), **empty_shelves)
+    try:
+        said = refused(world, "vm", "create", "--name", "otter", status=HOST_LACKS, says="qemu-system-x86_64 is not installed")
+        for lack in ("mkfs.ext4 is not installed", "passt is not installed", "the command mmdebstrap is missing"):
+            assert lack in said
+        assert "apt-get install qemu-system-x86 e2fsprogs passt mmdebstrap" in said
+        refused(world, "vm", "create", "--network", "none", status=HOST_LACKS, hints="apt-get install qemu-system-x86 e2fsprogs mmdebstrap")
+    finally:
+        world.close()
+
+
 def test_a_request_that_cannot_be_is_refused_before_anything_is_built(short_path: Path, empty_shelves: dict[str, str]) -> None:
-    world = World(short_path, **empty_shelves)
+    world = World(short_path, firecracker="/nowhere/firecracker", **empty_shelves)
     try:
         refused(world, "vm", "create", "--disk-size", "1")
-        refused(world, "vm", "create", "--vmm", "firecracker")
+        refused(world, "vm", "create", "--vmm", "firecracker", status=HOST_LACKS, says="/nowhere/firecracker is not installed")
         assert list((short_path / "images").iterdir()) == []
     finally:
         world.close()

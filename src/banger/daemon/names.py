@@ -19,7 +19,7 @@ from banger.daemon.naming import Naming, write_naming
 from banger.host import Host
 from banger.host.nameserver import Listening
 from banger.model.errors import BangerError
-from banger.model.names import BRIDGE, LOOPBACK, Routing, reverse_domain, server
+from banger.model.names import LOOPBACK, Routing, reverse_domain, server
 
 log = logging.getLogger(__name__)
 #: How long a start waits for the host's resolver at most; what it does afterwards is noted all the same.
@@ -31,7 +31,8 @@ class Names:
 
     def __init__(self, host: Host, machines: Callable[[], Iterable[Machine]]) -> None:
         self.host, self.machines = host, machines
-        self.port = host.settings.dns_port
+        #: Where we answer, and the interface that machines with names are behind (backends/network/bridge.py).
+        self.port, self.link = host.settings.dns_port, host.settings.bridge
         self.listening: Listening | None = None
         self.lock = asyncio.Lock()
         self.state = Naming(port=self.port)
@@ -99,7 +100,7 @@ class Names:
     async def _route(self) -> None:
         """Tell the resolver, unless it knows."""
         index = self._index()
-        routing = Routing(link=BRIDGE, port=self.port, domains=("vm", *sorted({reverse_domain(each.network) for each in self.table().values()})))
+        routing = Routing(link=self.link, port=self.port, domains=("vm", *sorted({reverse_domain(each.network) for each in self.table().values()})))
         if self.routed == (index, routing) or self.host.resolver.lacks():
             return
         try:
@@ -117,13 +118,13 @@ class Names:
     async def _revert(self) -> None:
         try:
             async with asyncio.timeout(PATIENCE):
-                await self.host.resolver.revert(BRIDGE)
+                await self.host.resolver.revert(self.link)
         except (BangerError, TimeoutError) as error:
-            log.warning("what the host's resolver was told of %s stays: %s", BRIDGE, error or "it does not answer")
+            log.warning("what the host's resolver was told of %s stays: %s", self.link, error or "it does not answer")
         self.routed = None
 
     def _index(self) -> bytes:
-        return self.host.files.read(Path("/sys/class/net", BRIDGE, "ifindex")) or b""
+        return self.host.files.read(Path("/sys/class/net", self.link, "ifindex")) or b""
 
     def _tell(self, *, trouble: str | None = None, routing: str | None = None) -> None:
         """Keep and write down how it stands; nobody depends on the file."""

@@ -11,7 +11,7 @@ from banger.host.proc import Life, ProcessId
 from banger.model.codec import decode, encode
 from banger.model.errors import BangerError
 from banger.model.finding import Finding, Level
-from banger.model.names import BRIDGE, server
+from banger.model.names import server
 
 GUIDE = "the guide's page on names has recipes for this and other resolvers"
 
@@ -83,5 +83,5 @@ def _resolver(host: Host, port: int, naming: Naming | None) -> Finding:
         fix = "as root: ln -sf ../run/systemd/resolve/stub-resolv.conf /etc/resolv.conf"
         return Finding(level=Level.WARN, subject="resolver", message=message, fix=fix)
     if naming is not None and naming.routed:
-        return Finding(level=Level.PASS, subject="resolver", message=f"systemd-resolved asks {server(port)} for vm, on {BRIDGE}")
-    return Finding(level=Level.PASS, subject="resolver", message=f"systemd-resolved will be told once a machine is behind {BRIDGE}")
+        return Finding(level=Level.PASS, subject="resolver", message=f"systemd-resolved asks {server(port)} for vm, on {host.settings.bridge}")
+    return Finding(level=Level.PASS, subject="resolver", message=f"systemd-resolved will be told once a machine is behind {host.settings.bridge}")

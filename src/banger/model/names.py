@@ -15,8 +15,6 @@ from banger.model.errors import BadRequest
 #: `NAME.vm.` is a machine. The name is in no public use, and short.
 ZONE = "vm."
 LOOPBACK = "127.0.0.1"
-#: The interface that `reachable` machines are behind (backends/network/bridge.py).
-BRIDGE = "br-banger"
 LINK = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9_.-]{0,14}\Z")
 DOMAIN = re.compile(r"([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*\Z")
 
