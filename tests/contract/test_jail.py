@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from banger.backends.jailing import argv
+from banger.backends.jailing import NO_NETWORK, argv
 from banger.host.jail import RealJails, Thing, mounts_below
 from banger.host.proc import RealProc
 from banger.host.stream import RealDialer
 from banger.model.errors import GuestFailed, HostLacks
+from tests.lab import payload
 from tests.vm.test_space import Small, place
 from tests.world import until
 
@@ -137,18 +138,24 @@ async def test_a_link_in_a_sockets_place_is_not_followed(place: Path) -> None:
         await RealDialer().unix(place / "link")
 
 
+def published(name: str) -> Path:
+    """One of Firecracker's binaries, from where the lab machine has them; whoever uses the lab right now is not waited for if they are there."""
+    place = payload.PLACE / f"binaries-{payload.digest(words=payload.BINARIES.values())}"
+    if not (place / ".whole").exists():
+        with payload.alone():
+            place = payload.binaries()
+    return place / name
+
+
 @pytest.fixture(scope="module")
 def commands(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The real jailer, and what it starts."""
-    from tests.lab.payload import alone, binaries
-
     folder = tmp_path_factory.mktemp("bin")
     (folder / "look.go").write_text(LOOK)
     environment = {**os.environ, "CGO_ENABLED": "0", "GOPROXY": "off", "GOTOOLCHAIN": "local"}
     go = Path(sys.executable).with_name("go")
     subprocess.run([go, "build", "-o", folder / "firecracker", folder / "look.go"], env=environment, check=True)
-    with alone():
-        (folder / "jailer").write_bytes((binaries() / "jailer").read_bytes())
+    (folder / "jailer").write_bytes(published("jailer").read_bytes())
     (folder / "jailer").chmod(0o755)
     return folder
 
@@ -192,3 +199,25 @@ async def test_the_real_jailer_confines_what_it_starts_and_it_is_found_again(sou
     jails.empty(base)
     jails.give_back(sources / "own")
     assert not base.exists()
+
+
+@pytest.mark.parametrize("network", ["the host's", "another's", "none"])
+async def test_the_network_it_has_is_the_one_that_was_asked_for(sources: Path, commands: Path, proc: RealProc, network: str) -> None:
+    base = sources / "run"
+    root = base / "firecracker" / "banger-0123456789ab" / "root"
+    RealJails().furnish(root, things(sources), UID)
+    words = [str(commands / "firecracker"), "--id", "banger-0123456789ab", "--config-file", "machine.json"]
+    with subprocess.Popen(["unshare", "--net", "cat"], stdin=subprocess.PIPE) as other:  # noqa: ASYNC220 (it is at once there)
+        until(lambda: os.readlink(f"/proc/{other.pid}/ns/net") != os.readlink("/proc/self/ns/net"), "its namespace")
+        netns = {"the host's": "", "another's": f"/proc/{other.pid}/ns/net", "none": NO_NETWORK}[network]
+        command = argv(words, jailer=str(commands / "jailer"), uid=UID, base=base, netns=netns)
+        process = await proc.spawn(command, cwd=base, output=sources / "said")
+        try:
+            until((root / "api.sock").exists, "its socket")
+            spaces = [os.readlink(f"/proc/{pid}/ns/net") for pid in ("self", other.pid, process.pid)]
+            assert spaces.index(spaces[2]) == {"the host's": 0, "another's": 1, "none": 2}[network]
+        finally:
+            os.kill(process.pid, 9)
+            await proc.gone(process)
+            other.communicate()
+    RealJails().empty(base)
