@@ -107,6 +107,19 @@ async def test_a_lost_file_is_no_reason_to_start_with_an_empty_disk(fake: FakeHo
         await disk.attach(part)
 
 
+async def test_what_the_kernel_gave_up_on_a_full_disk_is_taken_back(fake: FakeHost) -> None:
+    disk, part = DeviceMapper(fake.host), planned(fake)
+    await disk.ensure(part)
+    cow = fake.paths.cow(VM)
+    for head in (b"SnAp\0\0\0\0\1\0\0\0\x08\0\0\0", b"SnAp\1\0\0\0\1\0\0\0\x08\0\0\0"):
+        cow.write_bytes(head + b"more")
+        await disk.attach(part)
+        assert cow.read_bytes() == b"SnAp\1\0\0\0\1\0\0\0\x08\0\0\0more"
+    cow.write_bytes(bytes(16))
+    await disk.attach(part)
+    assert cow.read_bytes() == bytes(16)
+
+
 async def test_without_device_mapper_it_is_refused_and_told_by_doctor(fake: FakeHost) -> None:
     fake.dm.lacks = "/dev/mapper/control is missing"
     disk = DeviceMapper(fake.host)

@@ -30,6 +30,8 @@ from banger.model.errors import Busy, Corrupt, HostLacks
 CONTROL = Path("/dev/mapper/control")
 NODES = Path("/dev/banger")
 PREFIX = "banger-"
+#: "SnAp".
+SNAPSHOT_MAGIC = 0x70416E53
 SECTOR = 512
 #: How much the kernel copies at the first write to a place, in sectors: ext4's blocks, so that nothing is copied that is not written.
 CHUNK = 8
@@ -74,6 +76,23 @@ class Dm(Protocol):
 
     async def names(self) -> list[str]:
         """The maps of banger's that there are, whole or half."""
+
+
+def revived(cow: Path) -> bool:
+    """Take back that the kernel gave up what was written, which it does when a write to `cow` fails (a full disk); whether it had.
+
+    The failed write was told to whoever wrote, and what had been kept before is kept: after this the disk is as after a power cut. The head is four
+    little-endian numbers: magic, valid, version, chunk size (linux/drivers/md/dm-snap-persistent.c).
+    """
+    with cow.open("r+b") as file:
+        magic, valid = struct.unpack("<2I", file.read(8).ljust(8, b"\0"))
+        if magic != SNAPSHOT_MAGIC or valid:
+            return False
+        file.seek(4)
+        file.write(struct.pack("<I", 1))
+        file.flush()
+        os.fsync(file.fileno())
+    return True
 
 
 def node(name: str) -> Path:

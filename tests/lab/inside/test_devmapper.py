@@ -182,5 +182,24 @@ def test_a_daemon_that_is_killed_takes_over_machine_and_map_and_cleans_up_after_
     mapped.ok("vm", "start", "otter")
 
 
+def test_a_full_host_loses_what_was_written_then_and_nothing_else(short_path: Path) -> None:
+    place = short_path / "state" / "banger"
+    place.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=100m,mode=700", "banger-test", place], check=True)
+    try:
+        world = World(short_path, disk="devmapper", disk_size="1G")
+        world.ok("vm", "create", "--name", "otter")
+        world.ok("vm", "exec", "otter", "--", "sh", "-c", "echo kept > /root/kept; sync")
+        world.banger("vm", "exec", "otter", "--", "sh", "-c", "head -c 200000000 /dev/urandom > /root/large; sync")
+        world.ok("vm", "stop", "--force", "otter")
+        subprocess.run(["mount", "-o", "remount,size=600m", place], check=True)
+        world.ok("vm", "start", "otter")
+        assert world.ok("vm", "exec", "otter", "--", "cat", "/root/kept") == "kept\n"
+        world.ok("vm", "exec", "otter", "--", "sh", "-c", "echo more > /root/more; sync")
+        world.close()
+    finally:
+        subprocess.run(["umount", "--lazy", place], check=True)
+
+
 def test_doctor_says_that_disks_can_be_mapped(mapped: World) -> None:
     assert "disk devmapper" in mapped.banger("doctor").stdout.decode()

@@ -8,12 +8,13 @@ Owns the machine's `disk.cow` (lasting), and while the machine runs two maps and
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from banger.backends.bases import require_base
 from banger.backends.disk import possible
-from banger.host.dm import Mapping
+from banger.host.dm import Mapping, revived
 from banger.model.errors import Corrupt, HostLacks, NoSpace
 from banger.model.finding import Finding, Level
 from banger.model.parts import DiskPart, PartStatus
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from banger.host import Host
     from banger.model.ids import VmId
 
+log = logging.getLogger(__name__)
 #: What must stay free on the host beside a new, empty disk.
 RESERVE = 64 << 20
 #: The kernel's book-keeping in the file: a block for the head, and 16 bytes for each block of 4096, by areas of 256.
@@ -65,6 +67,8 @@ class DeviceMapper:
         cow = self.host.paths.cow(part.vm)
         if self.host.files.size(cow) is None:
             raise Corrupt(f"{cow} is missing: what the machine wrote is lost", hint="delete the machine")
+        if revived(cow):
+            log.warning("%s: the host's disk had been full; what the machine wrote then is lost", part.vm)
         await self.host.dm.make(Mapping(name=self._name(part.vm), base=part.base, cow=str(cow), size=part.size))
 
     async def detach(self, part: DiskPart) -> None:
