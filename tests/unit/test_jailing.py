@@ -11,7 +11,7 @@ from banger.backends.releases import Binaries
 from banger.backends.vmm.firecracker import argv as plain
 from banger.backends.vmm.firecracker import configuration
 from banger.host.cgroup import Limits, RealCgroups
-from banger.host.jail import Thing, mapped, mounts_below
+from banger.host.jail import Thing, belongs, mapped, mounts_below
 from banger.model.config import Settings
 from banger.model.errors import HostLacks
 from banger.model.finding import Level
@@ -199,6 +199,27 @@ def test_users_that_do_not_exist_in_this_namespace_are_none(text: str, good: boo
     assert mapped(text, 1879048192, 2147483645) is good
 
 
+@pytest.mark.parametrize(
+    ("line", "whose"),
+    [
+        ("otter:x:1000:1000:,,,:/home/otter:/bin/sh", ""),
+        ("otter:x:2000:100:,,,:/home/otter:/bin/sh", "otter"),
+        ("otter:x:3000:1000::/:/bin/sh", "otter"),
+        ("otter:x:3001:2000::/:/bin/sh", ""),
+        ("otters:x:2500:a,b", "otters"),
+        ("otter:1000:1000", ""),
+        ("otter:1000:1001", "otter"),
+        ("otter:3000:65536", "otter"),
+        ("otter:3001:65536", ""),
+        ("otter:x:", ""),
+        ("", ""),
+        ("nonsense", ""),
+    ],
+)
+def test_users_that_somebody_has_are_not_free(line: str, whose: str) -> None:
+    assert belongs(f"root:x:0:0::/:/bin/sh\n{line}\n", 2000, 3000) == whose
+
+
 def test_mounts_are_undone_from_the_inside_out_and_only_ours() -> None:
     text = (
         "1 0 8:1 / / rw - ext4 /dev/x rw\n"
@@ -224,3 +245,11 @@ def test_where_there_are_no_limits_is_said(tmp_path: Path, mounts: str, controll
     (tmp_path / "cgroup.subtree_control").write_text("")
     (tmp_path / "mounts").write_text(mounts.format(top=tmp_path))
     assert RealCgroups(tmp_path / "mounts").lack() == says
+
+
+@pytest.mark.parametrize(("given", "processes", "good"), [("", "", True), ("", "1\n", False), ("cpu memory pids", "1\n", True), ("cpu", "1\n", False)])
+def test_a_containers_top_can_be_divided_only_where_nobody_is_in_it(tmp_path: Path, given: str, processes: str, good: bool) -> None:
+    for name, text in (("controllers", "cpu memory pids"), ("subtree_control", given), ("procs", processes), ("events", "populated 1\n")):
+        (tmp_path / f"cgroup.{name}").write_text(text)
+    (tmp_path / "mounts").write_text(f"c {tmp_path} cgroup2 rw 0 0\n")
+    assert ("has processes of its own" in RealCgroups(tmp_path / "mounts").lack()) is not good

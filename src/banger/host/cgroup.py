@@ -63,7 +63,9 @@ class RealCgroups:
         missing = sorted(set(NEEDED) - set((top / "cgroup.controllers").read_text().split()))
         if missing:
             return f"cgroup v2 has no controllers for {', '.join(missing)}"
-        return "" if os.access(top / "cgroup.subtree_control", os.W_OK) else f"{top} cannot be written"
+        if not os.access(top / "cgroup.subtree_control", os.W_OK):
+            return f"{top} cannot be written"
+        return "" if _divisible(top) else f"{top} has processes of its own, so no group below it can be limited"
 
     def ensure(self, name: str, limits: Limits) -> str:
         """See Cgroups."""
@@ -103,6 +105,12 @@ class RealCgroups:
         except TimeoutError:
             raise Busy(f"the control group {group} does not empty") from None
         _gone(top / OURS)
+
+
+def _divisible(top: Path) -> bool:
+    """Only the real top, which has no events, may have processes and groups with limits; in a container it is some group that merely looks like it."""
+    given = set(NEEDED) <= set((top / "cgroup.subtree_control").read_text().split())
+    return given or not (top / "cgroup.events").exists() or not (top / "cgroup.procs").read_text().strip()
 
 
 def _gone(group: Path) -> bool:

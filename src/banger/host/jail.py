@@ -66,6 +66,11 @@ class RealJails:
             return "only root can make jails"
         if not mapped(Path("/proc/self/uid_map").read_text(), first, last) or not mapped(Path("/proc/self/gid_map").read_text(), first, last):
             return f"the users {first} to {last} do not exist in this user namespace"
+        for place in ("passwd", "group", "subuid", "subgid"):
+            with suppress(FileNotFoundError):
+                somebody = belongs(Path("/etc", place).read_text(errors="replace"), first, last)
+                if somebody:
+                    return f"the users {first} to {last} are not free: /etc/{place} gives some of them to {somebody}"
         while not folder.exists():
             folder = folder.parent
         flags = os.statvfs(folder).f_flag
@@ -141,6 +146,17 @@ def mapped(text: str, first: int, last: int) -> bool:
     """Whether one line of a uid_map or gid_map (user_namespaces(7): inside, outside, length) has all of these."""
     lines = [tuple(map(int, line.split())) for line in text.splitlines()]
     return any(inside <= first and last < inside + length for inside, _, length in lines)
+
+
+def belongs(text: str, first: int, last: int) -> str:
+    """Who has one of these numbers, by a file like passwd(5), group(5) (name:x:number:…) or subuid(5) (name:start:count); empty when nobody has."""
+    for line in text.splitlines():
+        words = line.split(":")
+        ranged = len(words) == 3 and words[1].isdecimal()
+        start, count = (words[1], words[2]) if ranged else (words[2] if len(words) > 3 else "", "1")
+        if start.isdecimal() and count.isdecimal() and int(start) <= last and first < int(start) + int(count):
+            return words[0]
+    return ""
 
 
 def mounts_below(text: str, folder: Path) -> list[str]:
