@@ -79,6 +79,13 @@ def test_a_vmm_that_is_asked_for_says_all_that_it_lacks(tmp_path: Path, spoil: C
     assert refused(fake, "firecracker", "none") == (messages, "run: banger doctor")
 
 
+def test_what_only_one_kind_of_network_needs_is_told_to_whom_asks_for_it(tmp_path: Path) -> None:
+    fake = FakeHost(tmp_path)
+    fake.nft.lacks = "libnftables.so.1 is not installed (package libnftables1)"
+    attempt(fake)
+    assert refused(fake, network="bridge") == ([fake.nft.lacks], "as root: apt-get install libnftables1")
+
+
 def test_a_setting_that_forbids_kvm_is_a_lack_too(tmp_path: Path) -> None:
     fake = FakeHost(tmp_path, Settings(kvm="no"))
     fake.proc.programs["firecracker"] = lambda process: None

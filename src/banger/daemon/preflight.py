@@ -48,5 +48,6 @@ def failures(rows: Sequence[Finding], missing: str) -> list[Finding]:
     """The rows that fail. A kind that only says in one line that it cannot be used is no failure to doctor, but one to whom asks for it."""
     failed = [row for row in rows if row.level is Level.FAIL]
     if missing and not failed:
-        failed.append(Finding(level=Level.FAIL, subject="", message=missing, fix="run: banger doctor"))
+        packages = tuple(package for row in rows for package in row.packages)
+        failed.append(Finding(level=Level.FAIL, subject="", message=missing, packages=packages, fix="" if packages else "run: banger doctor"))
     return failed

@@ -16,6 +16,7 @@ from banger.daemon.duplex import Duplex
 from banger.daemon.guests import Conversation
 from banger.host import Host
 from banger.model.errors import BadRequest, BangerError, Corrupt, GuestFailed, HostLacks
+from banger.model.packages import install
 from banger.model.ssh import DOMAIN, SshAccess, SshLogin, fingerprint, is_public_key, parse_known_hosts, render_known_hosts, sound_keys
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ class Ssh:
     async def _make(self) -> str:
         """By ssh-keygen, and named when whole: the private key last."""
         if self.host.proc.which("ssh-keygen") is None:
-            raise HostLacks("ssh-keygen is not installed", hint="as root: apt-get install openssh-client")
+            raise HostLacks("ssh-keygen is not installed", hint=f"as root: {install(('openssh-client',), self.host.facts.distribution())}")
         path = self.host.paths.ssh_key
         fresh = self.host.files.private_folder(path.parent) / "new"
         self.host.files.remove_tree(fresh)

@@ -226,7 +226,7 @@ class RealNft:
         try:
             library = ctypes.CDLL(LIBRARY)
         except OSError as error:
-            raise HostLacks(f"{LIBRARY} is not installed (package {PACKAGE})", hint=f"as root: apt-get install {PACKAGE}") from error
+            raise HostLacks(f"{LIBRARY} is not installed (package {PACKAGE})", hint="run: banger doctor") from error
         for name, result, arguments in SIGNATURES:
             function = getattr(library, name)
             function.restype, function.argtypes = result, arguments

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from banger.backends.jailing import tap_owner
-from banger.host.nft import Guest
+from banger.host.nft import PACKAGE, Guest
 from banger.model.errors import BadRequest, BangerError, HostLacks
 from banger.model.event import report
 from banger.model.finding import Finding, Level
@@ -261,7 +261,8 @@ class Bridge:
         except BangerError as error:
             lacks = str(error)
         if lacks:
-            return [Finding(level=Level.WARN, subject=SUBJECT, message=lacks, fix="see the guide's page on networks")]
+            packages = (PACKAGE,) if f"package {PACKAGE}" in lacks else ()
+            return [Finding(level=Level.WARN, subject=SUBJECT, message=lacks, fix="see the guide's page on networks", packages=packages)]
         rows = [Finding(level=Level.WARN, subject=SUBJECT, message=f"{each.chain} refuses what machines send", fix=each.fix) for each in refusals]
         forwarding = "is on" if self.links.forwarding() else "is off: the first machine with NAT turns it on"
         message = f"{self.name} with {self.host.settings.subnet} can be had; IPv4 forwarding {forwarding}"

@@ -43,7 +43,9 @@ def become(command: list[str]) -> int:
     try:
         os.execvp(command[0], command)
     except FileNotFoundError:
-        raise HostLacks(f"{command[0]} is not installed", hint="as root: apt-get install openssh-client; or use: banger vm exec") from None
+        raise HostLacks(
+            f"{command[0]} is not installed", hint="install OpenSSH's client (Debian's package openssh-client), or use: banger vm exec"
+        ) from None
 
 
 def written(folder: str) -> str:
