@@ -95,7 +95,7 @@ def test_the_version_is_asked_once_and_an_old_one_will_not_do(tmp_path: Path, sa
 def test_a_command_that_does_not_say_its_version_is_not_started(tmp_path: Path) -> None:
     fake = able(tmp_path)
     fake.proc.answers["firecracker"] = "usage: firecracker"
-    with pytest.raises(VmmFailed, match="does not say which version"):
+    with pytest.raises(HostLacks, match="does not say which version"):
         Firecracker(fake.host).binary()
 
 

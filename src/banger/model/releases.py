@@ -102,6 +102,11 @@ def numbers(text: str) -> Version:
     return (int(found[1]), int(found[2]), int(found[3])) if found else (0, 0, 0)
 
 
+def can(version: str, feature: str) -> bool:
+    """Whether that version has a feature of `GATES`."""
+    return numbers(version) >= GATES[feature]
+
+
 def valid_digest(text: str) -> str:
     """64 hex digits, in lower case; BadRequest for anything else."""
     plain = text.strip().lower().removeprefix("sha256:")

@@ -58,8 +58,8 @@ class FakeProc:
         self.dialer = dialer
         self.commands: dict[str, Command] = {}
         self.programs: dict[str, Program] = {}
-        #: What `ask` gets, by the command's name.
-        self.answers: dict[str, str] = {}
+        #: What `ask` gets, by the command's name, if it is installed.
+        self.answers = {"firecracker": "Firecracker v1.12.1\n", "jailer": "Jailer v1.12.1\n"}
         self.processes: list[FakeProcess] = []
         #: The process that the test itself is, as the daemon sees itself.
         self.myself = FakeProcess(os.getpid(), ["bangerd"], Path("/"))

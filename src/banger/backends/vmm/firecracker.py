@@ -109,6 +109,8 @@ class Firecracker:
         binary = self.binaries.used()
         if binary is None:
             return f"{self.host.settings.firecracker or 'firecracker'} is not installed"
+        if not binary.version:
+            return f"{binary.path} does not say which version of Firecracker it is"
         if too_old(binary):
             return f"Firecracker {binary.version} is too old: {show_version(FLOOR)} is the oldest that will do ({binary.path})"
         return ""
@@ -162,8 +164,6 @@ class Firecracker:
         binary = self.binaries.used()
         if missing or binary is None:
             raise HostLacks(missing, hint="run: banger doctor")
-        if not binary.version:
-            raise VmmFailed(f"{binary.path} does not say which version of Firecracker it is")
         return binary
 
     async def ensure(self, part: MachinePart) -> None:
