@@ -21,6 +21,7 @@ const (
 
 type sshRequest struct {
 	Op             string   `json:"op"`
+	User           string   `json:"user"`
 	AuthorizedKeys []string `json:"authorized_keys"`
 }
 
@@ -31,16 +32,48 @@ type sshKeysRequest struct {
 
 // sshCommand is an ssh server for one connection, on its stdin and stdout. It reads no configuration of the image's: whether
 // the image means its sshd for the network, and for whom, does not matter here. Keys only, and only those that the host
-// has just given; for any user. With PAM, because a user without a password is locked otherwise.
-func sshCommand(program string) []string {
+// has just given; for any user.
+//
+// With PAM for users, who count as locked without it when they have no password. Root, whom nothing keeps out, is spared it:
+// while the machine boots, its modules wait for services and talk of logins that are not permitted yet.
+func sshCommand(program, user string) []string {
 	command := []string{program, "-i", "-e", "-f", "/dev/null"}
-	for _, option := range []string{
-		"HostKey=" + HostKeyFile, "AuthorizedKeysFile=" + welcomedKeys, "AuthenticationMethods=publickey", "PasswordAuthentication=no",
-		"PermitRootLogin=prohibit-password", "UsePAM=yes", "Subsystem=sftp internal-sftp", "AcceptEnv=LANG LC_* COLORTERM", "PrintMotd=no", "UseDNS=no",
-	} {
+	pam := []string{"UsePAM=yes"}
+	if user == "root" && !locked("/etc/shadow", user) {
+		pam = append([]string{"UsePAM=no"}, setEnvironment(imageEnvironment())...)
+	}
+	for _, option := range append(pam,
+		"HostKey="+HostKeyFile, "AuthorizedKeysFile="+welcomedKeys, "AuthenticationMethods=publickey", "PasswordAuthentication=no",
+		"PermitRootLogin=prohibit-password", "Subsystem=sftp internal-sftp", "AcceptEnv=LANG LC_* COLORTERM", "PrintMotd=no", "UseDNS=no",
+	) {
 		command = append(command, "-o", option)
 	}
 	return command
+}
+
+// locked tells whether sshd without PAM takes the account for locked.
+func locked(shadow, user string) bool {
+	text, _ := os.ReadFile(shadow)
+	for line := range strings.SplitSeq(string(text), "\n") {
+		if rest, ok := strings.CutPrefix(line, user+":"); ok {
+			return strings.HasPrefix(rest, "!")
+		}
+	}
+	return false
+}
+
+// setEnvironment is what PAM would have read; a value that does not fit between quotes is left out.
+func setEnvironment(pairs [][2]string) []string {
+	var words []string
+	for _, pair := range pairs {
+		if word := pair[0] + "=" + pair[1]; !strings.ContainsAny(word, "\"\\\r") {
+			words = append(words, `"`+word+`"`)
+		}
+	}
+	if words == nil {
+		return nil
+	}
+	return []string{"SetEnv " + strings.Join(words, " ")}
 }
 
 func findSSH() (string, error) {
@@ -98,7 +131,7 @@ func doSSH(machine *Machine, st *stream, text []byte) (any, error) {
 	}
 	defer ours.Close()
 	defer ends.errors.Close()
-	running, err := start(&command{path: program, argv: sshCommand(program), env: []string{"PATH=" + DefaultPath}, cwd: "/"}, ends)
+	running, err := start(&command{path: program, argv: sshCommand(program, request.User), env: []string{"PATH=" + DefaultPath}, cwd: "/"}, ends)
 	if err != nil {
 		return nil, err
 	}

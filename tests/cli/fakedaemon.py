@@ -223,7 +223,7 @@ class Ssh:
             raise NoCommand("ssh-keys in vm2: the image has no ssh server: sshd is not found")
         return SshLogin(folder=self.folder, host=f"{self.machines.show(vm).name}.vm", user=user, fingerprints=())
 
-    async def connect(self, vm: str) -> Exec:
+    async def connect(self, vm: str, user: str) -> Exec:
         return await self.machines.open(vm, {"op": "ssh"})
 
 

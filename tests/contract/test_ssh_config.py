@@ -31,7 +31,7 @@ def test_ssh_reads_what_was_written(tmp_path: Path, name: str) -> None:
     assert found["userknownhostsfile"][0].replace("%%", "%") == f"{folder}/known_hosts"
     assert found["stricthostkeychecking"] == ["true"]
     assert found["identitiesonly"] == ["yes"]
-    assert found["proxycommand"][0].endswith("vm sshd '%h'")
+    assert found["proxycommand"][0].endswith("vm sshd --user '%r' '%h'")
     assert "proxycommand" not in effective(written(str(folder)), "elsewhere.org")
 
 

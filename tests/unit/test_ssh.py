@@ -156,9 +156,9 @@ async def test_an_ssh_server_that_comes_later_is_asked_for_its_keys_once(place: 
     with pytest.raises(NoCommand, match="no ssh server"):
         await daemon.ssh.login("otter", "root")
     guest.host_keys = [ONE]
-    await (await daemon.ssh.connect("otter")).aclose()
+    await (await daemon.ssh.connect("otter", "root")).aclose()
     guest.host_keys = [TWO]
-    await (await daemon.ssh.connect("otter")).aclose()
+    await (await daemon.ssh.connect("otter", "root")).aclose()
     assert known(place) == f"otter.vm {ONE}\n"
 
 
@@ -174,7 +174,7 @@ async def test_a_guest_without_a_key_to_believe_is_not_logged_in_to(place: Place
 async def test_a_stopped_machine_says_how_to_start_it(place: Place) -> None:
     daemon = await place.daemon()
     await result(daemon.vms.create(OTTER, start=False, wait="agent"))
-    for work in (daemon.ssh.login("otter", "root"), daemon.ssh.connect("otter")):
+    for work in (daemon.ssh.login("otter", "root"), daemon.ssh.connect("otter", "root")):
         with pytest.raises(WrongState) as raised:
             await work
         assert raised.value.hint == "run: banger vm start otter"
@@ -192,9 +192,9 @@ async def test_the_key_is_made_once_and_given_with_each_connection(place: Place)
     await result(daemon.vms.create(OTTER, start=True, wait="agent"))
     found = await asyncio.gather(daemon.ssh.access(), daemon.ssh.access())
     later = await place.daemon()
-    await (await later.ssh.connect("otter")).aclose()
+    await (await later.ssh.connect("otter", "root")).aclose()
     assert {each.public_key for each in found} == {(await later.ssh.access()).public_key}
-    assert guest.requests[-1] == {"op": "ssh", "authorized_keys": [found[0].public_key]}
+    assert guest.requests[-1] == {"op": "ssh", "user": "root", "authorized_keys": [found[0].public_key]}
     assert len([words for words in place.fake.proc.log if words[0] == "ssh-keygen"]) == 1
     assert sorted(path.name for path in place.fake.paths.ssh.iterdir()) == ["id_ed25519", "id_ed25519.pub", "known_hosts"]
 
@@ -224,7 +224,7 @@ def line(text: str, word: str) -> str:
 
 def test_the_configuration_believes_and_offers_nothing_but_ours() -> None:
     text = configuration("/s", ["/py", "-m", "banger"], {"XDG_RUNTIME_DIR": "/run/user/1", "XDG_STATE_HOME": "relative", "HOME": "/h"})
-    assert line(text, "ProxyCommand") == "/usr/bin/env XDG_RUNTIME_DIR=/run/user/1 /py -m banger vm sshd '%h'"
+    assert line(text, "ProxyCommand") == "/usr/bin/env XDG_RUNTIME_DIR=/run/user/1 /py -m banger vm sshd --user '%r' '%h'"
     assert {line(text, word) for word in ("StrictHostKeyChecking", "IdentitiesOnly")} == {"yes"}
     assert {line(text, word) for word in ("ForwardAgent", "ForwardX11", "AddKeysToAgent", "UpdateHostKeys")} == {"no"}
     assert (line(text, "IdentityFile"), line(text, "UserKnownHostsFile")) == ('"/s/id_ed25519"', '"/s/known_hosts"')
@@ -232,7 +232,7 @@ def test_the_configuration_believes_and_offers_nothing_but_ours() -> None:
 
 def test_odd_paths_reach_ssh_and_its_shell_as_they_are() -> None:
     text = configuration("/a b%c", ["/p y/it's 100%"], {})
-    assert line(text, "ProxyCommand") == "'/p y/it'\"'\"'s 100%%' vm sshd '%h'"
+    assert line(text, "ProxyCommand") == "'/p y/it'\"'\"'s 100%%' vm sshd --user '%r' '%h'"
     assert line(text, "IdentityFile") == '"/a b%%c/id_ed25519"'
 
 

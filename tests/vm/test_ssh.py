@@ -15,7 +15,7 @@ import pytest
 
 from tests.world import GOLDEN, SLIM, World, until
 
-SECONDS = 120.0
+SECONDS = 240.0
 SWAP = "rm /etc/ssh/ssh_host_ed25519_key*; ssh-keygen -q -t ed25519 -N '' -f /etc/ssh/ssh_host_ed25519_key"
 LISTEN = (
     '$| = 1; my $s = IO::Socket::INET->new(Listen => 1, LocalAddr => "127.0.0.1", LocalPort => 4000) or die; print "ready\\n";'

@@ -91,12 +91,12 @@ class Ssh:
         keys = self.known.of(name)
         return SshLogin(folder=str(self.host.paths.ssh), host=name + DOMAIN, user=user, fingerprints=tuple(map(fingerprint, keys)))
 
-    async def connect(self, reference: str) -> Duplex:
-        """A stream to an ssh server that is started for it; ends with it."""
+    async def connect(self, reference: str, user: str) -> Duplex:
+        """A stream to an ssh server that is started for it, and for that user; ends with it."""
         machine, conversation = await self.vms.talk(reference)
         if not self.known.of(machine.plan.name):
             await self._pin(machine, conversation)
-        return await conversation.open({"op": "ssh", "authorized_keys": [await self._public_key()]})
+        return await conversation.open({"op": "ssh", "user": user, "authorized_keys": [await self._public_key()]})
 
     async def _pin(self, machine: Machine, conversation: Conversation) -> None:
         """Ask for the host keys, which proves that there is a server. What was told at boot stays: keys that change later are not to be trusted."""

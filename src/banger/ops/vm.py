@@ -143,9 +143,9 @@ async def ssh(daemon: Daemon, *, vm: str, user: str = "root") -> SshLogin:
 
 
 @op("POST /vms/{vm}/sshd")
-async def sshd(daemon: Daemon, *, vm: str) -> Duplex:
+async def sshd(daemon: Daemon, *, vm: str, user: str = "root") -> Duplex:
     """Connect to an ssh server inside a machine, started for this connection: what ssh needs as its ProxyCommand."""
-    return await daemon.ssh.connect(vm)
+    return await daemon.ssh.connect(vm, user)
 
 
 @op("POST /vms/prune")

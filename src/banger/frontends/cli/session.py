@@ -38,7 +38,7 @@ def dial(given: Given) -> int:
 def sshd(given: Given) -> int:
     """stdin and stdout to an ssh server in the guest. ssh says `NAME.vm`."""
     name = str(given.parameters["vm"]).removesuffix(DOMAIN)
-    return attach(Client(), "vm.sshd", {"vm": name}, terminal=False, dial=True)
+    return attach(Client(), "vm.sshd", given.parameters | {"vm": name}, terminal=False, dial=True)
 
 
 def attach(client: Client, op: str, parameters: dict[str, object], *, terminal: bool, stdin: bool = True, dial: bool = False) -> int:

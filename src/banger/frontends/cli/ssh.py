@@ -77,7 +77,7 @@ def configuration(folder: str, program: list[str], environ: Mapping[str, str]) -
 Host *.vm
     User root
     Port 22
-    ProxyCommand {" ".join(_word(word) for word in proxy)} '%h'
+    ProxyCommand {" ".join(_word(word) for word in proxy)} --user '%r' '%h'
     IdentityFile {_path(folder, "id_ed25519")}
     IdentitiesOnly yes
     IdentityAgent none
