@@ -1,13 +1,15 @@
 package serve
 
 import (
+	"context"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
+	"time"
 
 	"banger/agent/wire"
 )
@@ -16,7 +18,9 @@ const (
 	// HostKeyFile is the one host key that an ssh server of ours shows.
 	HostKeyFile  = "/etc/ssh/ssh_host_ed25519_key"
 	welcomedKeys = "/run/banger/authorized_keys"
-	lastWords    = 1024
+	testLimit    = 5 * time.Second
+	// longestComplaint is in bytes.
+	longestComplaint = 1024
 )
 
 type sshRequest struct {
@@ -37,7 +41,7 @@ type sshKeysRequest struct {
 // With PAM for users, who count as locked without it when they have no password. Root, whom nothing keeps out, is spared it:
 // while the machine boots, its modules wait for services and talk of logins that are not permitted yet.
 func sshCommand(program, user string) []string {
-	command := []string{program, "-i", "-e", "-f", "/dev/null"}
+	command := []string{program, "-i", "-f", "/dev/null"}
 	pam := []string{"UsePAM=yes"}
 	if user == "root" && !locked("/etc/shadow", user) {
 		pam = append([]string{"UsePAM=no"}, setEnvironment(imageEnvironment())...)
@@ -130,38 +134,44 @@ func doSSH(machine *Machine, st *stream, text []byte) (any, error) {
 		return nil, refuse(failed, err.Error())
 	}
 	defer ours.Close()
-	defer ends.errors.Close()
-	running, err := start(&command{path: program, argv: sshCommand(program, request.User), env: []string{"PATH=" + DefaultPath}, cwd: "/"}, ends)
+	argv := sshCommand(program, request.User)
+	running, err := start(&command{path: program, argv: argv, env: []string{"PATH=" + DefaultPath}, cwd: "/"}, ends)
 	if err != nil {
 		return nil, err
 	}
 	st.onReset(func() { _ = ours.Close() })
-	return converse(st, running, ours, ends.errors)
+	if carry(st, ours) > 0 {
+		st.eof()
+		running.wait(&endings{})
+		return struct{}{}, nil
+	}
+	if status := running.wait(&endings{}); status != 0 { // before an eof, at which ssh would leave
+		return nil, refuse(failed, "sshd ended with status "+strconv.Itoa(status.ExitStatus())+": "+complaint(argv))
+	}
+	return struct{}{}, nil
 }
 
-// converse carries bytes until the server has ended. One that ends without a word says why on its stderr.
-func converse(st *stream, running *process, ours *net.UnixConn, errors *os.File) (any, error) {
+// carry moves bytes both ways until the server ends, and tells how many it has sent.
+func carry(st *stream, ours *net.UnixConn) int {
 	st.opened(struct{}{})
 	go func() {
 		st.receive(ours)
 		_ = ours.CloseWrite()
 	}()
-	var complaint tail
-	var reading sync.WaitGroup
-	reading.Add(1)
-	go func() {
-		defer reading.Done()
-		complaint.drain(errors)
-	}()
 	counted := &counter{from: ours}
 	st.pump(wire.Data, counted)
-	st.eof()
-	status := running.wait(&endings{errors: errors})
-	reading.Wait()
-	if counted.bytes == 0 && status != 0 {
-		return nil, refuse(failed, "sshd ended with status "+strconv.Itoa(status.ExitStatus())+": "+complaint.text())
-	}
-	return struct{}{}, nil
+	return counted.bytes
+}
+
+// complaint is what keeps the server from starting. It is asked in its test mode: in any other it talks to the system's log
+// or, as its sessions do too, to the terminal of whoever logs in.
+func complaint(argv []string) string {
+	ctx, cancel := context.WithTimeout(context.Background(), testLimit)
+	defer cancel()
+	test := exec.CommandContext(ctx, argv[0], append([]string{"-t"}, argv[2:]...)...)
+	said, _ := test.CombinedOutput()
+	text := strings.ToValidUTF8(strings.Join(strings.Fields(string(said)), " "), "?")
+	return text[:min(len(text), longestComplaint)]
 }
 
 // welcome puts the keys that may log in where the server finds them: outside all homes, and gone with the boot.
@@ -200,29 +210,29 @@ func welcome(keys []string) error {
 	return nil
 }
 
-// sshEnds makes a socket that is the server's stdin and stdout, and a pipe for its complaints.
+// sshEnds makes a socket that is the server's stdin and stdout.
 func sshEnds() (*net.UnixConn, *endings, error) {
 	pair, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, nil, os.NewSyscallError("socketpair", err)
 	}
 	near, far := os.NewFile(uintptr(pair[0]), "ssh"), os.NewFile(uintptr(pair[1]), "sshd")
+	defer near.Close()
+	null, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
+	if err != nil {
+		_ = far.Close()
+		return nil, nil, err
+	}
+	ends := &endings{theirs: [3]*os.File{far, far, null}}
 	conn, err := net.FileConn(near)
-	_ = near.Close()
 	if err != nil {
-		_ = far.Close()
+		ends.closeTheirs()
 		return nil, nil, err
 	}
-	said, say, err := os.Pipe()
-	if err != nil {
-		_ = far.Close()
-		_ = conn.Close()
-		return nil, nil, err
-	}
-	return conn.(*net.UnixConn), &endings{errors: said, theirs: [3]*os.File{far, far, say}}, nil
+	return conn.(*net.UnixConn), ends, nil
 }
 
-// counter tells whether anything has come.
+// counter tells how much has come.
 type counter struct {
 	from  *net.UnixConn
 	bytes int
@@ -232,23 +242,4 @@ func (c *counter) Read(into []byte) (int, error) {
 	n, err := c.from.Read(into)
 	c.bytes += n
 	return n, err
-}
-
-// tail keeps the end of what was said.
-type tail struct{ kept []byte }
-
-func (t *tail) drain(from *os.File) {
-	piece := make([]byte, lastWords)
-	for {
-		n, err := from.Read(piece)
-		t.kept = append(t.kept, piece[:n]...)
-		t.kept = t.kept[max(0, len(t.kept)-lastWords):]
-		if err != nil {
-			return
-		}
-	}
-}
-
-func (t *tail) text() string {
-	return strings.ToValidUTF8(strings.Join(strings.Fields(string(t.kept)), " "), "?")
 }

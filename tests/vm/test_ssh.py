@@ -82,6 +82,18 @@ def test_a_terminal_is_one(web: Reached) -> None:
     assert web.ssh("-tt", "--", "tty").stdout.startswith(b"/dev/pts/")
 
 
+def test_a_server_that_cannot_start_says_why(web: Reached) -> None:
+    script = "mv /etc/ssh/ssh_host_ed25519_key /tmp/key; echo junk > /etc/ssh/ssh_host_ed25519_key; chmod 600 /etc/ssh/ssh_host_ed25519_key"
+    web.world.ok("vm", "exec", "web", "--", "sh", "-c", script)
+    try:
+        done = web.ssh("--", "true")
+        assert done.returncode == 255
+        assert b"sshd ended with status 1: " in done.stderr
+        assert b"no hostkeys available" in done.stderr
+    finally:
+        web.world.ok("vm", "exec", "web", "--", "mv", "/tmp/key", "/etc/ssh/ssh_host_ed25519_key")
+
+
 def test_another_user_of_the_guests_logs_in_without_a_key_in_the_home(web: Reached) -> None:
     web.world.ok("vm", "exec", "web", "--", "useradd", "-m", "wren")
     until(lambda: web.world.banger("vm", "exec", "web", "--", "test", "-e", "/run/nologin").returncode == 1, "the end of the guest's boot", SECONDS)
