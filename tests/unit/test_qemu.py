@@ -66,11 +66,12 @@ def options(part: MachinePart = PART, *, tsc_khz: int = 2_596_120) -> dict[str, 
             "-chardev",
             [
                 "socket,id=qmp,fd=%qmp.sock%,server=on,wait=off",
+                "socket,id=events,fd=%events.sock%,server=on,wait=off",
                 "socket,id=console,fd=%console.sock%,server=on,wait=off",
                 "socket,id=agent,fd=%agent.sock%,server=on,wait=off",
             ],
         ),
-        ("-mon", ["chardev=qmp,mode=control"]),
+        ("-mon", ["chardev=qmp,mode=control", "chardev=events,mode=control"]),
         ("-serial", ["chardev:console"]),
         ("-netdev", ["stream,id=n,server=off,addr.type=unix,addr.path=passt.sock"]),
         (

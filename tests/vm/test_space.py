@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.world import KERNEL, World, each_event
+from tests.world import KERNEL, World, each_event, until
 
 NO_SPACE = 123
 MIB = 1 << 20
@@ -139,6 +139,27 @@ def test_a_file_system_without_a_byte_left_is_told_as_that_and_all_else_goes_on(
         world.ok("vm", "delete", "wren")
         small.free()
         world.ok("vm", "create", "--name", "otter", "--network", "none", "--disk-size", "65M")
+
+
+def test_a_machine_that_fills_the_disk_is_paused_and_goes_on_by_itself_with_nothing_lost(place: Path) -> None:
+    small = Small(place / "state" / "banger", 128)
+    with banger(place) as world:
+        world.ok("vm", "create", "--name", "otter", "--network", "none")
+        writing = "head -c 200000000 /dev/zero | tr '\\0' x > /root/large; sync; echo > /root/whole"
+        world.ok("vm", "exec", "otter", "--", "sh", "-c", 'setsid sh -c "$0" > /dev/null 2>&1 < /dev/null &', writing)
+        until(lambda: world.row("otter")["state"] == "paused", "the pause", seconds=60)
+        assert "no space left for" in str(world.row("otter")["note"])
+        said = full(world, "vm", "exec", "otter", "--", "true", needs="goes on once 64M are free")
+        assert "machine otter is paused" in said
+        world.kill_daemon()
+        world.ok("vm", "list")
+        until(lambda: world.row("otter")["state"] == "paused", "the pause, seen by the next daemon")
+        small.grow(512)
+        until(lambda: world.row("otter")["state"] == "running", "the end of the pause")
+        assert world.row("otter")["note"] == ""
+        until(lambda: world.banger("vm", "exec", "otter", "--", "test", "-e", "/root/whole").returncode == 0, "all of it", seconds=60)
+        assert world.ok("vm", "exec", "otter", "--", "sh", "-c", "wc -c < /root/large; tr -d x < /root/large | wc -c") == "200000000\n0\n"
+        assert "EXT4-fs error" not in world.ok("vm", "exec", "otter", "--", "dmesg")
 
 
 def test_a_daemon_starts_and_adopts_although_the_disk_is_full(place: Path) -> None:

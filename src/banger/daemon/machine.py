@@ -39,6 +39,8 @@ class Machine:
         self.conversation: Conversation | None = None
         self.boot_id = ""
         self.note = ""
+        #: Why the VMM has halted the guest; empty while it runs.
+        self.stalled = ""
         self.watcher: asyncio.Task[None] | None = None
 
     def inspect(self) -> PartStatus:
@@ -49,6 +51,8 @@ class Machine:
         """What is seen of it now, without asking the guest."""
         plan, vmm = self.plan, self.inspect()
         state = VmState.FROZEN if vmm.frozen else VmState.RUNNING if vmm.running else VmState.STOPPED
+        if self.stalled and state is VmState.RUNNING:
+            state = VmState.PAUSED
         if self.phase is not Phase.KEPT:
             state = VmState.CREATING
         disk = self.resources.disks[plan.disk.backend].inspect(plan.disk)
@@ -74,7 +78,7 @@ class Machine:
             created=plan.created,
             pid=vmm.pid,
             boot_id=self.boot_id if vmm.running else "",
-            note=self.note,
+            note=self.note or self.stalled,
         )
 
     async def up(self, wait: str) -> None:

@@ -22,6 +22,7 @@ from banger.daemon.names import Names
 from banger.daemon.operations import Operations, Progress, failure_of
 from banger.daemon.resources import Resources, lasting
 from banger.daemon.ssh import KnownHosts
+from banger.daemon.stalls import tend
 from banger.daemon.store import Phase, Store, name_taken
 from banger.host import Host
 from banger.model.errors import BadRequest, BangerError, NoSpace, NotFound, WrongState
@@ -103,6 +104,8 @@ class Vms:
         status = machine.status()
         if status.state is VmState.FROZEN:
             raise WrongState(f"machine {status.name} is frozen: its process is stopped", hint=f"run: banger vm kill --signal CONT {status.name}")
+        if status.state is VmState.PAUSED:
+            raise NoSpace(f"machine {status.name} is {machine.stalled}", hint="free some space, or delete what is not needed: banger vm prune")
         return machine, await machine.meet(MEET_TIMEOUT)
 
     # -- making ---------------------------------------------------------------------------------------------------------------------------------
@@ -323,11 +326,10 @@ class Vms:
             machine.watcher = self.tasks.create_task(self._watch(machine), name=f"watch {machine.plan.name}")
 
     async def _watch(self, machine: Machine) -> None:
-        vmm = self.resources.vmm(machine.plan)
         try:
-            await vmm.gone(machine.plan.machine)
+            await self._until_gone(machine)
             while not await machine.reap():
-                await vmm.gone(machine.plan.machine)
+                await self._until_gone(machine)
             log.info("%s has ended", machine.plan.name)
             self.leases.touch()
             if machine.plan.rm and machine.phase is Phase.KEPT:
@@ -335,6 +337,14 @@ class Vms:
         except (BangerError, OSError) as error:
             machine.note = f"its process has ended, but something is left over: {error}"
             log.warning("%s: %s", machine.plan.name, machine.note)
+
+    async def _until_gone(self, machine: Machine) -> None:
+        tending = asyncio.create_task(tend(machine))
+        try:
+            await self.resources.vmm(machine.plan).gone(machine.plan.machine)
+        finally:
+            tending.cancel()
+            await asyncio.wait([tending])
 
     async def adopt(self) -> None:
         """After a start of the daemon: undo what was half made or half removed, take over what runs, clean up after what has ended meanwhile.

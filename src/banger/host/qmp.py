@@ -1,13 +1,13 @@
 """QMP: how QEMU is asked things. Each call is a conversation of its own (greeting, capabilities, command), so nothing is kept between calls.
 
-QEMU answers one peer at a time; a second call waits in the socket's queue, within its own deadline.
+QEMU answers one peer at a time; a second call waits in the socket's queue, within its own deadline. Who follows a machine for long has a socket for it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -25,6 +25,9 @@ class Qmp(Protocol):
 
         VmmFailed when QEMU refuses, breaks the protocol or closes the connection; TimedOut after `timeout` seconds; GuestFailed when nobody listens.
         """
+
+    def follow(self, path: Path, command: str, events: frozenset[str]) -> AsyncGenerator[object, None]:
+        """What a command returns, now and again after each of these events, however long that takes. It ends by the same errors as `execute`."""
 
 
 class RealQmp:
@@ -45,12 +48,28 @@ class RealQmp:
         except TimeoutError:
             raise TimedOut(f"QEMU did not answer {command} within {timeout:g} s") from None
 
+    async def follow(self, path: Path, command: str, events: frozenset[str]) -> AsyncGenerator[object, None]:
+        """See Qmp."""
+        stream = await self.dialer.unix(path)
+        try:
+            lines = _Lines(stream)
+            yield await _converse(lines, command, {})
+            while True:
+                while not lines.events & events:
+                    await lines.receive()
+                lines.events.clear()  # before it is asked: what happens meanwhile is a reason to ask again
+                yield await lines.ask(command, {})
+        finally:
+            stream.close()
+
 
 class _Lines:
     """JSON objects, one a line, both ways; what QEMU may send without an end to the line is bounded."""
 
     def __init__(self, stream: Stream) -> None:
         self.stream, self.rest = stream, b""
+        #: Which kinds of event have come.
+        self.events: set[str] = set()
 
     async def receive(self) -> dict[str, object]:
         while b"\n" not in self.rest:
@@ -61,7 +80,10 @@ class _Lines:
             if len(self.rest) > LIMIT:
                 raise VmmFailed(f"QEMU sent a control message of more than {LIMIT} bytes")
         line, _, self.rest = self.rest.partition(b"\n")
-        return _parse(line)
+        message = _parse(line)
+        if isinstance(message.get("event"), str):
+            self.events.add(str(message["event"]))
+        return message
 
     async def ask(self, command: str, arguments: dict[str, object]) -> object:
         message = {"execute": command, **({"arguments": arguments} if arguments else {})}

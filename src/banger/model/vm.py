@@ -45,11 +45,15 @@ class VmPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class VmState(StrEnum):
-    """Derived from the host each time it is asked for, never stored. `frozen`: the VMM's process is stopped (SIGSTOP)."""
+    """Derived from the host each time it is asked for, never stored. `frozen`: the VMM's process is stopped (SIGSTOP).
+
+    `paused`: the host has no room for what the guest writes; it goes on by itself once there is some.
+    """
 
     CREATING = "creating"
     RUNNING = "running"
     FROZEN = "frozen"
+    PAUSED = "paused"
     STOPPED = "stopped"
 
 

@@ -12,16 +12,46 @@ GREETING = {"QMP": {"version": {"qemu": {"major": 7, "minor": 2, "micro": 0}}, "
 
 
 async def answer_qmp(stream: Stream) -> None:
-    """One QMP conversation: an event here and there, `query-status`, and an error for all else."""
+    """One QMP conversation with a QEMU that runs."""
+    await converse(stream, Halt())
+
+
+class Halt:
+    """Whether the guest is halted for want of room; who follows is told when that changes."""
+
+    def __init__(self) -> None:
+        self.halted = False
+        self.followers: list[Stream] = []
+
+    async def set(self, halted: bool) -> None:
+        """Halt it, or let it go on."""
+        self.halted = halted
+        for stream in self.followers:
+            await _send(stream, {"event": "STOP" if halted else "RESUME", "timestamp": {}})
+
+
+async def converse(stream: Stream, halt: Halt) -> None:
+    """One QMP conversation: an event here and there, `query-status`, `cont`, and an error for all else."""
+    halt.followers.append(stream)
+    try:
+        await _answer(stream, halt)
+    finally:
+        halt.followers.remove(stream)
+
+
+async def _answer(stream: Stream, halt: Halt) -> None:
     await _send(stream, GREETING)
     rest = b""
     while data := await stream.read(1 << 16):
         *lines, rest = (rest + data).split(b"\n")
         for line in lines:
             command = json.loads(line)["execute"]
-            if command in ("qmp_capabilities", "query-status"):
+            if command == "cont":
+                await halt.set(False)
+            if command in ("qmp_capabilities", "query-status", "cont"):
                 await _send(stream, {"event": "NOTHING", "timestamp": {}})
-                await _send(stream, {"return": {"status": "running"} if command == "query-status" else {}})
+                status = {"status": "io-error" if halt.halted else "running"}
+                await _send(stream, {"return": status if command == "query-status" else {}})
             else:
                 await _send(stream, {"error": {"class": "CommandNotFound", "desc": f"The command {command} has not been found"}})
 
@@ -35,6 +65,7 @@ class FakeQemu:
 
     def __init__(self) -> None:
         self.guests: dict[str, FakeGuest] = {}
+        self.halts: dict[str, Halt] = {}
         self.fails = ""
 
     def guest(self, vm: str) -> FakeGuest:
@@ -49,4 +80,9 @@ class FakeQemu:
             return
         guest = self.guest(process.cwd.name)
         guest.boot(process.end)
-        process.serve = {"qmp.sock": answer_qmp, "agent.sock": guest.serve}
+        halt = self.halts.setdefault(process.cwd.name, Halt())
+
+        async def answer(stream: Stream) -> None:
+            await converse(stream, halt)
+
+        process.serve = {"qmp.sock": answer, "events.sock": answer, "agent.sock": guest.serve}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import AsyncGenerator
+from typing import Protocol, runtime_checkable
 
 from banger.host.stream import Stream
 from banger.model.finding import Finding
@@ -48,3 +49,14 @@ class Vmm(Protocol):
 
     def check(self) -> list[Finding]:
         """Whether it can run here, how fast, and what is missing."""
+
+
+@runtime_checkable
+class Stalling(Protocol):
+    """A VMM that halts a guest whose disk the host has no room for, instead of failing its writes."""
+
+    def stalls(self, part: MachinePart) -> AsyncGenerator[bool, None]:
+        """Whether the guest is halted for that, now and whenever it changes; ends with the process."""
+
+    async def proceed(self, part: MachinePart) -> None:
+        """Let the guest go on: what could not be written is tried again. Nothing happens where it was not halted."""

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING
 
 from banger.backends.lives import Lives
@@ -32,7 +33,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 BINARY = "qemu-system-x86_64"
 PACKAGE = "qemu-system-x86"
-SOCKETS = ("qmp.sock", "agent.sock", "console.sock")
+EVENTS = "events.sock"
+SOCKETS = ("qmp.sock", EVENTS, "agent.sock", "console.sock")
 OUTPUT = "vmm.out"
 READY_TIMEOUT = 5.0
 LOG_TAIL = 4096
@@ -96,10 +98,12 @@ def _disk(disk: Drive) -> list[str]:
 
 
 def _channels() -> list[str]:
-    """QMP, the guest's console, and the agent's virtio-serial port."""
+    """QMP, twice: for questions, and for who follows the machine; the guest's console, and the agent's virtio-serial port."""
     return [
         *("-chardev", "socket,id=qmp,fd=%qmp.sock%,server=on,wait=off"),
         *("-mon", "chardev=qmp,mode=control"),
+        *("-chardev", f"socket,id=events,fd=%{EVENTS}%,server=on,wait=off"),
+        *("-mon", "chardev=events,mode=control"),
         *("-chardev", "socket,id=console,fd=%console.sock%,server=on,wait=off"),
         *("-serial", "chardev:console"),
         *("-device", "virtio-serial-device"),
@@ -235,6 +239,18 @@ class Qemu:
     async def dial(self, part: MachinePart, *, timeout: float) -> Stream:
         """See Vmm."""
         return await self.lives.call(part.vm, self.host.dialer.unix(self.host.paths.vm_run(part.vm) / "agent.sock"))
+
+    async def stalls(self, part: MachinePart) -> AsyncGenerator[bool, None]:
+        """See Stalling: QEMU's own choice for a full disk (`werror=enospc`); it stops for no other error."""
+        with suppress(GuestFailed, VmmFailed):  # it has ended, or is one of before there was such a socket
+            following = self.host.qmp.follow(self.host.paths.vm_run(part.vm) / EVENTS, "query-status", frozenset({"STOP", "RESUME"}))
+            async with aclosing(following):
+                async for found in following:
+                    yield isinstance(found, dict) and found.get("status") == "io-error"
+
+    async def proceed(self, part: MachinePart) -> None:
+        """See Stalling."""
+        await self.host.qmp.execute(self.host.paths.vm_run(part.vm) / "qmp.sock", "cont", timeout=READY_TIMEOUT)
 
     def check(self) -> list[Finding]:
         """See Vmm."""
