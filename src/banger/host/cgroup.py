@@ -72,10 +72,13 @@ class RealCgroups:
         top = self._top()
         if top is None:
             raise HostLacks("cgroup v2 is not mounted")
-        try:
-            self._make(top, top / OURS / name, limits)
-        except OSError as error:
-            raise HostLacks(f"cannot make the control group {OURS}/{name}: {error}", hint="or set jailer to no") from error
+        for last in (False, False, True):
+            try:
+                self._make(top, top / OURS / name, limits)
+                break
+            except OSError as error:
+                if last or not isinstance(error, FileNotFoundError):  # another user's daemon may just have removed `banger`, which was empty
+                    raise HostLacks(f"cannot make the control group {OURS}/{name}: {error}", hint="or set jailer to no") from error
         return f"{OURS}/{name}"
 
     def _make(self, top: Path, group: Path, limits: Limits) -> None:
