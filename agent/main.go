@@ -1,7 +1,7 @@
 // The guest's half of banger: one static binary that is /init of the initramfs, and the server that the daemon talks to.
 //
 // Idea: what it does follows from how it was started. As process 1 it boots the machine (package boot) and starts itself
-// again as the server, under a name that an init's last kill spares; `serve` is the same server on a host, for tests.
+// again as the server, under a name that an init's last kill spares; as systemd's last step it ends the machine; `serve` is the same server on a host, for tests.
 package main
 
 import (
@@ -24,6 +24,8 @@ func main() {
 
 func run(arguments []string) error {
 	switch {
+	case os.Getpid() == 1 && boot.IsEnding(os.Args):
+		boot.End()
 	case os.Getpid() == 1:
 		boot.Main()
 	case boot.IsServer(os.Args):

@@ -52,14 +52,14 @@ func Main() {
 	}
 	keeper.settle("root " + root.path + " " + root.layer)
 	<-keeper.identified
-	if err := handOver(keeper, root); err != nil {
+	if err := handOver(keeper, root, asked.reset); err != nil {
 		serve.Note("init does not start, the agent stays: ", err.Error())
 	}
 	select {}
 }
 
 // handOver makes the root everybody's and becomes the image's init, if there is one.
-func handOver(keeper *keeper, root root) error {
+func handOver(keeper *keeper, root root, reset bool) error {
 	keeper.hold()
 	err := switchRoot(root)
 	keeper.release("root / " + root.held)
@@ -69,6 +69,11 @@ func handOver(keeper *keeper, root root) error {
 	program := findInit("")
 	if program == "" {
 		return nil
+	}
+	if reset {
+		if err := stayForTheEnd(program); err != nil {
+			serve.Note("a power-off from inside will only halt: ", err.Error())
+		}
 	}
 	environment := []string{"PATH=" + serve.DefaultPath, "HOME=/", "TERM=linux"}
 	return errors.New(program + ": " + syscall.Exec(program, []string{program}, environment).Error())

@@ -306,6 +306,7 @@ async def test_a_stream_that_is_no_frames_ends_the_network_and_nothing_else(plai
 async def test_the_connection_of_a_removed_network_ends(plain: Wire) -> None:
     with Internet() as internet:
         part, card = await plain.plug(internet)
+        await card.find_gateway()
         await plain.user.remove(part)
         async with asyncio.timeout(10):
             assert await card.reader.read() == b""
