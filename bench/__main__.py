@@ -21,6 +21,7 @@ from banger.model.ids import VmId
 from banger.model.vm import VmPlan
 from bench.bare import boot_to_first_frame, memory_kib, ssh_into, wake_ups
 from bench.measure import RUNS, Figure, in_turn, run, seconds
+from bench.network import connecting
 from tests.world import GOLDEN, ROOT, World, fill_shelf
 
 PYTHON = [sys.executable, "-c", "pass"]
@@ -145,7 +146,13 @@ def idling() -> Iterator[Figure]:
         yield Figure(name="idle daemon, wake-ups in 5 s", ours=statistics.median(counts), baseline=0, unit="", against="absolute", bound=1, runs=3)
 
 
-BENCHMARKS: dict[str, Callable[[], Iterator[Figure]]] = {"create": cold_create, "list": listing, "inside": inside, "idle": idling}
+BENCHMARKS: dict[str, Callable[[], Iterator[Figure]]] = {
+    "create": cold_create,
+    "list": listing,
+    "inside": inside,
+    "idle": idling,
+    "network": connecting,
+}
 
 
 def show(figure: Figure) -> str:

@@ -81,6 +81,8 @@ def test_the_limits_leave_room_for_the_vmm(vcpu: int, mib: int, expected: Limits
 
 def test_the_user_is_computed_and_in_the_range() -> None:
     assert user_of(VM, Settings()) == UID
+    assert user_of(VM, Settings(jail_uid_first=100_000), "bgr-x-17") == 100_017
+    assert user_of(VM, Settings(), "tap0") == UID
     few = Settings(jail_uid_first=100_000, jail_uid_count=10)
     assert {user_of(VmId(f"{number:012x}"), few) for number in range(1000)} == set(range(100_000, 100_010))
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from banger.host import Host
     from banger.model.config import Settings
     from banger.model.ids import VmId
+    from banger.model.parts import NicPart
     from banger.model.releases import Binary
 
 log = logging.getLogger(__name__)
@@ -37,14 +38,19 @@ OVERHEAD_MIB, OVERHEAD_SHARE = 64, 64
 SPARE_THREADS, SPARE_CPUS = 16, 1.0
 
 
-def user_of(vm: VmId, settings: Settings) -> int:
-    """The user, and group, that a machine's VMM runs as behind the jailer; a TAP that it opens belongs to it."""
-    return settings.jail_uid_first + int(vm, 16) % settings.jail_uid_count
+def user_of(vm: VmId, settings: Settings, tap: str = "") -> int:
+    """The user, and group, that a machine's VMM runs as behind the jailer.
+
+    On the bridge it goes with the TAP, which belongs to it: so a TAP that is ready has its owner before there is a machine. Giving it to another would
+    take milliseconds of the kernel's.
+    """
+    place = tap.rpartition("-")[2] if tap.startswith("bgr-") else ""
+    return settings.jail_uid_first + int(place or str(int(vm, 16))) % settings.jail_uid_count
 
 
-def tap_owner(host: Host, vm: VmId) -> int:
+def tap_owner(host: Host, part: NicPart) -> int:
     """Who opens a machine's TAP: its jailed VMM's user. One that runs as root, without a jail, opens any; where we are not root, it is ours."""
-    return user_of(vm, host.settings) if host.facts.root() else host.facts.uid()
+    return user_of(part.vm, host.settings, part.tap) if host.facts.root() else host.facts.uid()
 
 
 def limits(vcpu: int, memory_mib: int) -> Limits:
@@ -136,19 +142,21 @@ class Jailing:
             raise HostLacks(f"machines are to run behind the jailer: {missing}", hint="run: banger doctor")
         return not missing
 
-    def ensure(self, vm: VmId, words: Sequence[str], things: Sequence[Thing], bounds: Limits, binary: Binary, netns: str = "") -> list[str]:
+    def ensure(
+        self, vm: VmId, words: Sequence[str], things: Sequence[Thing], bounds: Limits, binary: Binary, netns: str = "", tap: str = ""
+    ) -> list[str]:
         """Furnish the jail and make its limits; the command that starts Firecracker in it."""
         base = self.base(vm)
-        uid = self._user(vm)
+        uid = self._user(vm, tap)
         root = base / Path(binary.path).resolve().name / words[2] / "root"
         self.host.files.private_folder(base)
         self.host.jails.furnish(root, things, uid)
         cgroup = "" if self.host.cgroups.lack() else self.host.cgroups.ensure(words[2], bounds)
         return argv(words, jailer=binary.jailer, uid=uid, base=base, cgroup=cgroup, netns=netns)
 
-    def _user(self, vm: VmId) -> int:
+    def _user(self, vm: VmId, tap: str) -> int:
         """Computed, so that nothing has to be remembered; that two machines get the same one is next to impossible unless the range is made small."""
-        uid = user_of(vm, self.host.settings)
+        uid = user_of(vm, self.host.settings, tap)
         for root in self.host.paths.running.glob(f"*/{JAIL}/*/*/root"):
             if self.host.jails.owner(root) == uid:
                 raise HostLacks(f"the user {uid} has a machine already", hint="enlarge the setting jail_uid_count, and create the machine anew")

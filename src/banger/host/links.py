@@ -3,7 +3,8 @@
 A bridge here joins TAPs that must not see each other: every port is isolated from the others, and takes frames only from the one MAC address that is
 bound to it, whatever the guest behind it sends (`isolated` and `locked` in bridge(8); before Linux 5.18 `locked` is not there and not missed). The
 bridge knows the guest's MAC and address for good, so no answer to ARP can turn its traffic elsewhere. IPv6 is off on all of them.
-pyroute2 takes 0.2 s and 20 MiB to import, so it is imported by the first change. Owns nothing: links stay until `remove`, also without any process.
+pyroute2 takes 0.2 s and 20 MiB to import, so it is imported by the first change; who only looks asks the kernel by hand (host/rtnetlink.py).
+Owns nothing: links stay until `remove`, also without any process.
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ import logging
 import os
 import socket
 import struct
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
+from banger.host import rtnetlink
 from banger.model.errors import BadRequest, HostLacks
 
 if TYPE_CHECKING:
@@ -143,11 +145,9 @@ class RealLinks:
 
     def mtu(self, name: str) -> int:
         """See Links; SIOCGIFMTU of netdevice(7)."""
-        from fcntl import ioctl
-
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asker:
             try:
-                answer = ioctl(asker, 0x8921, struct.pack("16s16x8x", checked(name).encode()))
+                answer = fcntl.ioctl(asker, 0x8921, struct.pack("16s16x8x", checked(name).encode()))
             except OSError:
                 return 0
         return int(struct.unpack_from("i", answer, 16)[0])
@@ -162,41 +162,37 @@ class RealLinks:
 
     async def find(self, name: str) -> Link | None:
         """See Links."""
-        if not self.exists(name):
-            return None
-        async with _netlink(name) as route:
-            return await _look(route, name)
+        return look(name)
 
     async def bridge(self, name: str, *, address: str, mac: str, alias: str) -> None:
         """See Links."""
-        interface = ipaddress.IPv4Interface(address)
-        async with _netlink(f"the bridge {checked(name)}") as route:
-            found = await _look(route, name)
+        interface, found = ipaddress.IPv4Interface(address), look(name)
+        if found is not None and (found.kind, found.alias) != ("bridge", alias):
+            whose = f"of {found.alias!r}" if found.alias else "not banger's"
+            raise HostLacks(f"the interface {name} is {whose}", hint="choose another name by the setting bridge, or remove it")
+        if found is not None and found.up and Route(destination=str(interface.network), link=name) in self.routes():
+            return
+        async with _netlink(f"the bridge {name}") as route:
             if found is None:
                 await route.link("add", ifname=name, kind="bridge", address=mac, br_stp_state=0, br_forward_delay=0)
                 await route.link("set", index=socket.if_nametoindex(name), ifalias=alias)
                 _without_ipv6(name)
-            elif (found.kind, found.alias) != ("bridge", alias):
-                whose = f"of {found.alias!r}" if found.alias else "not banger's"
-                raise HostLacks(f"the interface {name} is {whose}", hint="choose another name by the setting bridge, or remove it")
-            elif found.up and Route(destination=str(interface.network), link=name) in self.routes():
-                return
             index = socket.if_nametoindex(name)
             await route.addr("replace", index=index, address=str(interface.ip), prefixlen=interface.network.prefixlen)
             await route.link("set", index=index, state="up")
 
     async def tap(self, name: str, *, bridge: str, uid: int, mac: str, address: str) -> None:
         """See Links."""
-        async with _netlink(f"the TAP {checked(name)}") as route:
-            found = await _look(route, name)
-            if found == Link(name=name, kind="tun", up=True, master=bridge, isolated=True, owner=uid):
-                return
-            if found is not None and found.kind != "tun":
-                raise HostLacks(f"the interface {name} is no TAP", hint="remove it: banger makes interfaces of that name")
-            if found is not None and found.owner != uid and not _hand_over(name, uid):
+        found = look(name)
+        if found is not None and found.kind != "tun":
+            raise HostLacks(f"the interface {name} is no TAP", hint="remove it: banger makes interfaces of that name")
+        kept = found is not None and (found.owner == uid or _hand_over(name, uid))
+        if found is not None and kept and (found.up, found.master, found.isolated) == (True, bridge, True):
+            return
+        async with _netlink(f"the TAP {name}") as route:
+            if found is not None and not kept:
                 await route.link("del", index=socket.if_nametoindex(name))
-                found = None
-            if found is None:
+            if not kept:
                 await route.link("add", ifname=name, kind="tuntap", mode="tap", uid=uid)
                 _without_ipv6(name)
             await _attach(route, name, bridge, mac, address)
@@ -208,12 +204,15 @@ class RealLinks:
 
 
 def _hand_over(name: str, uid: int) -> bool:
-    """Give a TAP that nobody has open to another user, which takes microseconds; False when it cannot be done."""
+    """Give a TAP to another user, which takes milliseconds; False when it cannot be done. One that somebody has open stays as it is."""
     try:
         with open("/dev/net/tun", "r+b", buffering=0) as device:
             fcntl.ioctl(device, TUNSETIFF, struct.pack("16sH22x", name.encode(), IFF_TAP | IFF_NO_PI))
             fcntl.ioctl(device, TUNSETOWNER, uid)
     except OSError as error:
+        if error.errno == errno.EBUSY:
+            log.info("%s is in use and is not given to user %d", name, uid)
+            return True
         log.info("%s is made anew for user %d: %s", name, uid, error)
         return False
     return True
@@ -229,38 +228,33 @@ async def _attach(route: AsyncIPRoute, name: str, bridge: str, mac: str, address
     await route.link("set", index=index, state="up")
 
 
-async def _look(route: AsyncIPRoute, name: str) -> Link | None:
-    from pyroute2.netlink.exceptions import NetlinkError
-
-    try:
-        (message,) = await route.link("get", ifname=name)
-    except NetlinkError as error:
-        if error.code == errno.ENODEV:
-            return None
-        raise
-    master = message.get("master")
-    return _link(message, {master: socket.if_indextoname(master)} if master else {})
-
-
-class Message(Protocol):
-    """What pyroute2 says of an interface, which has no types of its own."""
-
-    def get(self, key: str | tuple[str, ...]) -> object:
-        """An attribute by its lower-case name, or by the names on the way to it; None when it is not there."""
-
-
-def _link(message: Message, names: Mapping[object, str]) -> Link:
-    owner = message.get(("linkinfo", "data", "tun_owner"))
-    flags = message.get("flags")
+def look(name: str) -> Link | None:
+    """An interface as the kernel has it."""
+    found = rtnetlink.interface(checked(name))
+    if found is None:
+        return None
+    flags, attributes = found
+    info = rtnetlink.attributes(attributes.get(rtnetlink.LINKINFO, b""))
+    owner = rtnetlink.attributes(info.get(rtnetlink.DATA, b"")).get(rtnetlink.TUN_OWNER)
+    kind = rtnetlink.text(info.get(rtnetlink.KIND, b""))
+    master = rtnetlink.number(attributes.get(rtnetlink.MASTER, b""))
     return Link(
-        name=str(message.get("ifname")),
-        kind=str(message.get(("linkinfo", "kind")) or ""),
-        up=isinstance(flags, int) and bool(flags & UP),
-        master=names.get(message.get("master"), ""),
-        isolated=message.get(("linkinfo", "slave_data", "isolated")) == 1,
-        owner=owner if isinstance(owner, int) else -1,
-        alias=str(message.get("ifalias") or ""),
+        name=name,
+        kind=kind,
+        up=bool(flags & UP),
+        master=_name_of(master),
+        isolated=rtnetlink.attributes(info.get(rtnetlink.SLAVE_DATA, b"")).get(rtnetlink.ISOLATED) == b"\1",
+        owner=rtnetlink.number(owner) if kind == "tun" and owner is not None else -1,
+        alias=rtnetlink.text(attributes.get(rtnetlink.ALIAS, b"")),
     )
+
+
+def _name_of(index: int) -> str:
+    """An interface by its index; empty when it has gone meanwhile."""
+    try:
+        return socket.if_indextoname(index) if index else ""
+    except OSError:
+        return ""
 
 
 @asynccontextmanager

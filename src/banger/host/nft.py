@@ -172,14 +172,14 @@ class RealNft:
 
     async def guest(self, bridge: str, guest: Guest) -> bool:
         """See Nft."""
-        if self.guests(bridge) is None:
+        if not self._whole(bridge):
             return False
         self._do("\n".join(entry(bridge, guest)))
         return True
 
     async def forget(self, bridge: str, guest: Guest) -> None:
         """See Nft."""
-        if self.guests(bridge) is not None:
+        if self._whole(bridge):
             self._do("\n".join(exit_of(bridge, guest)))
 
     async def remove(self, bridge: str) -> None:
@@ -202,6 +202,15 @@ class RealNft:
         suspects = hooked(self._list("chains"))
         return [found for chain in suspects if (found := judge(chain, self._list(f"table {chain.table}"), bridge)) is not None]
 
+    def _whole(self, bridge: str) -> bool:
+        """Whether the table is there with all of its rules; who is in its sets is not read."""
+        status, said, complaint = self._run(f"list table {FAMILY} {table_of(bridge)}", JSON | TERSE)
+        if status == 0:
+            return read_guests(_decoded(said)) is not None
+        if "No such file or directory" in complaint:
+            return False
+        raise refused(complaint)
+
     def _list(self, what: str) -> Listing:
         status, said, complaint = self._run(f"list {what}")
         if status != 0:
@@ -213,8 +222,9 @@ class RealNft:
         if status != 0:
             raise refused(complaint)
 
-    def _run(self, commands: str) -> tuple[int, bytes, str]:
+    def _run(self, commands: str, output: int = JSON) -> tuple[int, bytes, str]:
         library = self._load()
+        library.nft_ctx_output_set_flags(self._context, output)
         status = int(library.nft_run_cmd_from_buffer(self._context, commands.encode()))
         said = library.nft_ctx_get_output_buffer(self._context)
         complaint = library.nft_ctx_get_error_buffer(self._context)
@@ -233,7 +243,6 @@ class RealNft:
         context = library.nft_ctx_new(0)
         library.nft_ctx_buffer_output(context)
         library.nft_ctx_buffer_error(context)
-        library.nft_ctx_output_set_flags(context, JSON)
         self._library, self._context = library, context
         return library
 

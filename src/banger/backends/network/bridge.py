@@ -152,7 +152,7 @@ class Bridge:
     async def _make_tap(self, part: NicPart) -> None:
         address = part.address.partition("/")[0]
         async with self.turn[part.tap]:
-            await self.links.tap(part.tap, bridge=self.name, uid=tap_owner(self.host, part.vm), mac=part.mac, address=address)
+            await self.links.tap(part.tap, bridge=self.name, uid=tap_owner(self.host, part), mac=part.mac, address=address)
 
     async def _renew(self) -> None:
         await self.nft.renew(self.name, [guest_of(part) for part in self.held.values()])

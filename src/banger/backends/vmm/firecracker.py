@@ -192,7 +192,7 @@ class Firecracker:
         if self.jailing.wanted(binary):
             found, things = inside(found)
             netns = f"/proc/{network}/ns/net" if network else NO_NETWORK if part.nic.backend == "none" else ""
-            command = self.jailing.ensure(part.vm, command, things, limits(part.vcpu, part.memory_mib), binary, netns)
+            command = self.jailing.ensure(part.vm, command, things, limits(part.vcpu, part.memory_mib), binary, netns, part.nic.tap)
             mode = 0o644  # read by the jail's user; the folders that lead to it are private
         else:
             command = [*self._seclusion(part.nic, network), *command]

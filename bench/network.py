@@ -1,0 +1,87 @@
+"""What a machine's network costs on the way to its start: the bridge with a TAP that is ready, against the same by commands as scripts do it.
+
+In a network namespace of its own, so root is needed. Both sides connect to a bridge and a table that are there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+
+from banger.backends.network.bridge import Bridge
+from banger.bangerd import real_host
+from banger.model.ids import VmId
+from banger.model.parts import NicPart
+from bench.measure import Figure, in_turn, seconds
+from tests.namespace import missing, private_network
+
+TABLE = """add table inet other
+add set inet other guests { type ether_addr . ipv4_addr; }
+add set inet other nat { type ipv4_addr; }
+"""
+#: For a while after a TAP was made the kernel holds its lock on all interfaces (RTNL), which whoever asks for one waits for; ready ones are older.
+QUIET_SECONDS = 1.0
+RUNS = 15
+SETTINGS = {"BANGER_TAP_POOL": str(RUNS + 1)}
+
+
+def connecting() -> Iterator[Figure]:
+    """One figure, if it can be had here."""
+    if missing():
+        print(f"network: not measured: {missing()}", file=sys.stderr)
+        return
+    with private_network(), tempfile.TemporaryDirectory() as folder, asyncio.Runner() as loop:
+        bridge = Bridge(real_host({"HOME": folder, "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"} | SETTINGS))
+        parts = planned(bridge, RUNS + 1)
+        loop.run(bridge.settle([], parts))
+        run("ip", "link", "add", "br-other", "type", "bridge")
+        run("nft", "-f", "-", text=TABLE)
+        waiting = iter(parts)
+
+        def connect() -> float:
+            time.sleep(QUIET_SECONDS)
+            return seconds(lambda: loop.run(bridge.ensure(next(waiting))))
+
+        ours, theirs = in_turn(connect, scripted(), runs=RUNS)
+    yield Figure(
+        name="network set-up, TAP ready", ours=ours * 1e3, baseline=theirs * 1e3, unit="ms", against="ip and nft, 5 processes", bound=0.1, runs=RUNS
+    )
+
+
+def planned(bridge: Bridge, count: int) -> list[NicPart]:
+    """The parts of so many machines."""
+    found = list[NicPart]()
+    for number in range(count):
+        taken = frozenset(part.address for part in found)
+        found.append(bridge.plan(VmId(f"{number:012x}"), host_access=False, taken=taken))
+    return found
+
+
+def scripted() -> Callable[[], float]:
+    """The same for one more machine each time it is called: a TAP on a bridge, isolated, up, and its elements in two sets."""
+    numbers = iter(range(2, 200))
+
+    def once() -> None:
+        number = next(numbers)
+        tap, address = f"tap{number}", f"172.29.0.{number}"
+        run("ip", "tuntap", "add", tap, "mode", "tap")
+        run("ip", "link", "set", tap, "master", "br-other")
+        run("bridge", "link", "set", "dev", tap, "isolated", "on")
+        run("ip", "link", "set", tap, "up")
+        run(
+            "nft",
+            "-f",
+            "-",
+            text=f"add element inet other guests {{ 52:42:00:00:00:{number:02x} . {address} }}\nadd element inet other nat {{ {address} }}",
+        )
+
+    return lambda: seconds(once)
+
+
+def run(*command: str, text: str = "") -> None:
+    """A command that must succeed."""
+    subprocess.run(command, input=text, text=True, capture_output=True, check=True)
