@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -14,13 +15,14 @@ import pytest
 from banger.backends.network.none import NoNetwork
 from banger.daemon import naming
 from banger.host.resolver import commands
+from banger.model.errors import BangerError
 from banger.model.finding import Finding, Level
 from banger.model.ids import VmId
 from banger.model.names import Routing
 from banger.model.parts import NicPart
 from banger.model.vm import VmSpec
-from banger.testing import FakeHost
-from tests.unit.test_vms import SETTINGS, Place, result
+from banger.testing import FakeHost, Mood
+from tests.unit.test_vms import SETTINGS, Place, reach, result, until
 
 AT = ("127.0.0.1", 42069)
 ADDRESS = "172.30.0.7"
@@ -133,6 +135,20 @@ async def test_a_resolver_that_refuses_harms_no_machine_and_is_a_warning_with_it
     await result(daemon.vms.create(VmSpec(name="badger"), start=True, wait="agent"))
     assert rows(place)["resolver"].level is Level.PASS
     await daemon.names.close()
+
+
+async def test_the_resolver_is_told_while_the_guest_boots_and_a_start_that_fails_leaves_no_task(place: Place) -> None:
+    resolver = place.fake.resolver
+    resolver.missing = ""
+    daemon = await place.daemon()
+    place.guests(Mood.SILENT)
+    following = daemon.vms.create(VmSpec(name="otter"), start=True, wait="agent")
+    await reach(following, "agent")
+    await until(lambda: resolver.asks == 1)
+    with pytest.raises(BangerError):
+        await result(following)
+    assert daemon.vms.rows() == []
+    await until(lambda: not [task for task in asyncio.all_tasks() if task.get_name().startswith("name ")])
 
 
 async def test_the_next_daemon_tells_the_resolver_again(place: Place) -> None:

@@ -42,6 +42,8 @@ class Machine:
         #: Why the VMM has halted the guest; empty while it runs.
         self.stalled = ""
         self.watcher: asyncio.Task[None] | None = None
+        #: Set while its network is there.
+        self.connected = asyncio.Event()
 
     def inspect(self) -> PartStatus:
         """Whether its VMM lives; never waits."""
@@ -89,6 +91,7 @@ class Machine:
                     await self.resources.attach(self.plan.disk)
                 async with step("network", f"network {self.plan.nic.backend}"):
                     await self.resources.ensure(self.plan.nic)
+                    self.connected.set()
                 async with step("machine", f"starting {self.plan.machine.backend}"):
                     await self.resources.ensure(self.plan.machine)
                     self.host.consoles.start(self.plan.id)
@@ -217,6 +220,7 @@ class Machine:
         if self.conversation is not None:
             self.conversation.close(GuestFailed(f"the machine {self.plan.name} was stopped"))
         self.conversation = None
+        self.connected.clear()
         try:
             try:
                 await self.resources.remove_all(*volatile(self.plan))

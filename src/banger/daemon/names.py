@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
 from ipaddress import IPv4Interface
 from pathlib import Path
 
@@ -65,15 +66,29 @@ class Names:
         async with self.lock:
             await self._listen()
 
+    @asynccontextmanager
+    async def beside(self, machine: Machine, tasks: asyncio.TaskGroup) -> AsyncIterator[None]:
+        """While a machine is brought up: the resolver is told as soon as the network is there, and knows once the machine is up."""
+        work = tasks.create_task(self._begin(machine), name=f"name {machine.plan.name}")
+        try:
+            yield
+            await work
+        finally:
+            work.cancel()
+
+    async def _begin(self, machine: Machine) -> None:
+        await machine.connected.wait()
+        await self.began(machine)
+
     async def began(self, machine: Machine) -> None:
-        """A machine runs: see that its name leads to it. Never fails."""
+        """A machine's network is there: see that its name leads to it. Never fails."""
         if not self.port or not machine.plan.nic.reachable:
             return
         async with self.lock:
             if self.listening is None:
                 await self._listen()
             if self.listening is not None:
-                await self._route()
+                await self._route(machine)
 
     async def close(self) -> None:
         """Give everything back."""
@@ -97,10 +112,11 @@ class Names:
             log.info("names are answered at %s", server(self.port))
             self._tell(trouble="")
 
-    async def _route(self) -> None:
+    async def _route(self, machine: Machine) -> None:
         """Tell the resolver, unless it knows."""
         index = self._index()
-        routing = Routing(link=self.link, port=self.port, domains=("vm", *sorted({reverse_domain(each.network) for each in self.table().values()})))
+        networks = {each.network for each in (*self.table().values(), IPv4Interface(machine.plan.nic.address))}
+        routing = Routing(link=self.link, port=self.port, domains=("vm", *sorted(map(reverse_domain, networks))))
         if self.routed == (index, routing) or self.host.resolver.lacks():
             return
         try:
@@ -124,7 +140,10 @@ class Names:
         self.routed = None
 
     def _index(self) -> bytes:
-        return self.host.files.read(Path("/sys/class/net", self.link, "ifindex")) or b""
+        try:
+            return self.host.files.read(Path("/sys/class/net", self.link, "ifindex")) or b""
+        except OSError:  # it is just going
+            return b""
 
     def _tell(self, *, trouble: str | None = None, routing: str | None = None) -> None:
         """Keep and write down how it stands; nobody depends on the file."""

@@ -121,6 +121,10 @@ class Operations:
         """Those under way first, then the ended ones, latest first."""
         return [running.seen for running in self.running.values()] + list(reversed(self.finished))
 
+    def under_way(self, kind: str, subject: str) -> tuple[str, ...]:
+        """The ids of the operations on a subject whose names begin so, and that have not ended."""
+        return tuple(each.seen.id for each in self.running.values() if each.seen.subject == subject and each.seen.name.startswith(kind))
+
     def show(self, operation: str) -> Operation:
         """One of them, or NotFound."""
         for seen in self.rows():

@@ -146,8 +146,7 @@ class Vms:
             async with machine.lock, step("disk", "making the disk"):
                 await self.resources.ensure(machine.plan.disk)
             if start:
-                await machine.up(wait)
-                await self.names.began(machine)
+                await self._up(machine, wait)
             self.store.mark(machine.plan.id, Phase.KEPT)
             machine.phase = Phase.KEPT
         except BaseException as error:
@@ -250,10 +249,13 @@ class Vms:
             return machine.status()
         machine.note = ""
         async with step("plan", planning.spec_line(machine.plan)):
-            await machine.up(wait)
+            await self._up(machine, wait)
         self.watch(machine)
-        await self.names.began(machine)
         return machine.status()
+
+    async def _up(self, machine: Machine, wait: str) -> None:
+        async with self.names.beside(machine, self.tasks):
+            await machine.up(wait)
 
     async def stop(self, reference: str, *, force: bool) -> VmStatus:
         """Sync and power off within the time limit, then by force; a stopped one is left as it is."""
@@ -296,7 +298,7 @@ class Vms:
     async def delete(self, reference: str) -> None:
         """Remove a machine and all it has written; one that is being created is cancelled first."""
         machine = self.find(reference)
-        for running in under_way(self.operations, machine.plan.name):
+        for running in self.operations.under_way("vm.", machine.plan.name):
             await self.operations.cancel(running)
         if machine.plan.id in self.machines:
             await self._destroy(machine)
@@ -392,8 +394,3 @@ class Vms:
 def known_wait(wait: str) -> None:
     """BadRequest unless it is something that can be waited for."""
     planning.known("thing to wait for", wait, planning.WAITS)
-
-
-def under_way(operations: Operations, subject: str) -> tuple[str, ...]:
-    """The ids of the operations under way on a machine."""
-    return tuple(each.seen.id for each in operations.running.values() if each.seen.subject == subject and each.seen.name.startswith("vm."))
