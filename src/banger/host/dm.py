@@ -214,7 +214,7 @@ class RealDm:
         for each in (name, f"{name}-base"):
             while not self._gone(each):
                 if time.monotonic() > deadline:
-                    raise Busy(f"the mapped disk {each} is kept open by someone", hint="close it, then repeat the command: as root, fuser -v /dev/dm-* says who has it")
+                    raise Busy(f"the mapped disk {each} is kept open by someone", hint="as root, fuser -v /dev/dm-* says who; then try again")
                 time.sleep(PAUSE)
 
     def _gone(self, name: str) -> bool:
