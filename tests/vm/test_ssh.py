@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.world import GOLDEN, SLIM, World, until
+from tests.vm.test_ordinary_user import User
+from tests.world import GOLDEN, KERNEL, SHELF, SLIM, World, until
 
 SECONDS = 240.0
 SWAP = "rm /etc/ssh/ssh_host_ed25519_key*; ssh-keygen -q -t ed25519 -N '' -f /etc/ssh/ssh_host_ed25519_key"
@@ -67,6 +68,7 @@ def web(shelf: None) -> Iterator[Reached]:
         shutil.rmtree(root)
 
 
+@pytest.mark.conformance
 def test_status_and_bytes_pass_both_ways(web: Reached) -> None:
     data = os.urandom(1 << 20)
     done = web.ssh("--", "cat; echo err >&2; exit 7", data=data)
@@ -103,6 +105,7 @@ def test_another_user_of_the_guests_logs_in_without_a_key_in_the_home(web: Reach
     assert web.world.banger("vm", "ssh", "--user", "nobody-of-that-name", "web", "--", "id").returncode == 255
 
 
+@pytest.mark.conformance
 def test_scp_rsync_and_sftp_carry_files_both_ways(web: Reached) -> None:
     config, here = str(web.config), web.world.root
     data = os.urandom(300_000)
@@ -207,3 +210,35 @@ def test_an_image_without_an_ssh_server_is_told_as_that(world: World) -> None:
     world.ok("vm", "stop", "bare")
     stopped = world.banger("vm", "ssh", "bare")
     assert (stopped.returncode, stopped.stderr) == (122, b"error: machine bare is not running\n  hint: run: banger vm start bare\n")
+
+
+@pytest.fixture
+def user() -> Iterator[User]:
+    """An ordinary user, who has the image and the kernel already."""
+    if os.geteuid() != 0:
+        pytest.skip("root is needed to make a user")
+    made = User()
+    try:
+        state = made.home / ".local" / "state" / "banger"
+        for kind, name in (("images", GOLDEN), ("kernels", KERNEL)):
+            (state / kind).mkdir(parents=True)
+            subprocess.run(["cp", "-r", "--sparse=always", SHELF / kind / name, state / kind], check=True)
+        subprocess.run(["chown", "-R", f"{made.uid}:{made.gid}", made.home], check=True)
+        for folder in (state, state / "images", state / "kernels"):
+            folder.chmod(0o700)
+        yield made
+    finally:
+        made.close()
+
+
+def test_an_ordinary_user_of_the_host_has_all_of_it_too(user: User) -> None:
+    user.environ["BANGER_MEMORY_MIB"] = "512"
+    done = user.banger("vm", "create", "--name", "web", "--image", GOLDEN)
+    assert done.returncode == 0, done.stderr.decode()
+    assert user.banger("vm", "ssh", "web", "--", "id -un; cat", data=b"input").stdout == b"root\ninput"
+    assert user.banger("ssh-config", "--install").returncode == 0
+    done = subprocess.run(user.command("ssh", "web.vm", "hostname"), env=user.environ, cwd=user.home, capture_output=True, timeout=SECONDS, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"web\n", b"")
+    assert {path.name for path in (user.home / ".ssh").iterdir()} == {"config"}
+    assert user.banger("vm", "delete", "web").returncode == 0
+    assert user.banger("daemon", "stop").returncode == 0
