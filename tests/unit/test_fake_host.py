@@ -281,6 +281,9 @@ def test_what_passt_says_is_told_without_its_chatter() -> None:
         ToolFailed("python3 failed", tail=("Don't run as root. Changing to nobody...", "Invalid address", "Failed to send 3 bytes to syslog"))
     )
     assert str(error) == "passt failed: Invalid address"
+    error = explain(ToolFailed("python3 failed", tail=("Don't run as root.", "a TAP in a namespace cannot be made: Operation not permitted")))
+    assert str(error) == "a TAP in a namespace cannot be made: Operation not permitted"
+    assert "--vmm qemu" in error.hint
 
 
 async def test_without_passt_the_error_names_it_and_a_way_out(fake: FakeHost) -> None:

@@ -30,6 +30,8 @@ ARP, IPV4 = b"\x08\x06", b"\x08\x00"
 #: An Ethernet header and the largest IP packet; no VMM sends a longer frame.
 LARGEST = HEADER + 65_535
 CHUNK = 1 << 18
+#: How the line begins that says why there is no TAP.
+NO_TAP = "a TAP in a namespace cannot be made:"
 #: How many frames are moved before the other side has its turn.
 BATCH = 64
 
@@ -281,7 +283,7 @@ def with_tap(name: str, command: Sequence[str], *, open_: bool) -> int:
         make_tap(name)
         card, events = wiretap(name), link_events()
     except OSError as error:
-        print(f"a TAP in a namespace cannot be made: {error.strerror}: {error.filename}", file=sys.stderr)
+        print(NO_TAP, error.strerror, *((f"({error.filename})",) if error.filename else ()), file=sys.stderr)
         return 1
     if background():
         passt.setblocking(False)

@@ -165,8 +165,10 @@ class User:
 
 
 def explain(error: ToolFailed) -> ToolFailed:
-    """passt's own words, without what it always says."""
+    """passt's own words, without what it always says; or the sieve's."""
     said = [line for line in error.tail if not line.startswith(CHATTER)]
+    if said and said[-1].startswith(sieve.NO_TAP):
+        return ToolFailed(said[-1], hint="choose --vmm qemu, which needs none, or --network none", tail=tuple(said))
     return ToolFailed(
         f"passt failed: {said[-1] if said else error.message}", hint="a machine without a network needs none: --network none", tail=tuple(said)
     )
