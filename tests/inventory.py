@@ -64,7 +64,7 @@ def take(folder: Path, *, whole: bool | None = None) -> Inventory:
         return frozenset(each for each in found if whole or str(folder) in each)
 
     return Inventory(
-        links=named(path.name for path in Path("/sys/class/net").iterdir()),
+        links=named(_links()),
         routes=named(_routes()),
         tables=named(_tables()),
         loops=ours(_read("/sys/block", "loop*/loop/backing_file")),
@@ -92,9 +92,14 @@ def _read(folder: str, pattern: str) -> list[str]:
     return found
 
 
+def _links() -> list[str]:
+    """proc_net(5) dev; not from /sys, which shows the namespace that it was mounted in."""
+    return [line.partition(":")[0].strip() for line in Path("/proc/thread-self/net/dev").read_text().splitlines()[2:]]
+
+
 def _routes() -> list[str]:
-    """proc_net(5) /proc/net/route: link, destination and gateway."""
-    return [" ".join(line.split()[:3]) for line in Path("/proc/net/route").read_text().splitlines()[1:]]
+    """proc_net(5) route: link, destination and gateway."""
+    return [" ".join(line.split()[:3]) for line in Path("/proc/thread-self/net/route").read_text().splitlines()[1:]]
 
 
 def _tables() -> list[str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from banger.host.links import Link, Links, RealLinks, Route, parse_routes
+from banger.host.links import Link, Links, RealLinks, Route, parse_routes, unfinished
 from banger.model.errors import BadRequest, HostLacks
 from banger.testing.links import FakeLinks
 from tests.namespace import missing, private_network
@@ -62,6 +62,18 @@ async def test_a_bridge_of_somebody_else_is_left_alone(links: Links) -> None:
     found = await links.find(BRIDGE)
     assert found is not None
     assert found.alias == "another banger"
+
+
+@needs_root
+@pytest.mark.parametrize("then", ["make", "remove"])
+async def test_a_bridge_that_was_only_begun_is_in_nobodys_way_and_does_not_stay(real: RealLinks, then: str) -> None:
+    command("ip", "link", "add", unfinished(BRIDGE), "type", "bridge")
+    if then == "make":
+        await make_bridge(real)
+        assert await real.find(BRIDGE) == Link(name=BRIDGE, kind="bridge", up=True, alias=ALIAS)
+    else:
+        await real.remove(BRIDGE)
+    assert not real.exists(unfinished(BRIDGE))
 
 
 async def test_a_tap_is_the_users_up_and_isolated_on_the_bridge(links: Links) -> None:

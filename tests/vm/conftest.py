@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.vm.modes import stage
 from tests.world import World
+
+__all__ = ["stage"]
 
 
 @pytest.fixture(autouse=True)

@@ -17,6 +17,7 @@ import logging
 import os
 import socket
 import struct
+import zlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -105,6 +106,11 @@ def checked(name: str) -> str:
     return name
 
 
+def unfinished(name: str) -> str:
+    """What a bridge is called until it says whose it is."""
+    return f"bng{zlib.crc32(name.encode()):08x}"
+
+
 def parse_routes(text: str) -> list[Route]:
     """The content of /proc/net/route: addresses are hexadecimal in the host's (little-endian) order."""
     found = []
@@ -174,9 +180,7 @@ class RealLinks:
             return
         async with _netlink(f"the bridge {name}") as route:
             if found is None:
-                await route.link("add", ifname=name, kind="bridge", address=mac, br_stp_state=0, br_forward_delay=0)
-                await route.link("set", index=socket.if_nametoindex(name), ifalias=alias)
-                _without_ipv6(name)
+                await _fresh_bridge(route, name, mac, alias)
             index = socket.if_nametoindex(name)
             await route.addr("replace", index=index, address=str(interface.ip), prefixlen=interface.network.prefixlen)
             await route.link("set", index=index, state="up")
@@ -199,8 +203,9 @@ class RealLinks:
 
     async def remove(self, name: str) -> None:
         """See Links."""
-        if self.exists(name):
-            await asyncio.to_thread(_delete, name)
+        for each in (name, unfinished(name)):
+            if self.exists(each):
+                await asyncio.to_thread(_delete, each)
 
 
 def _hand_over(name: str, uid: int) -> bool:
@@ -226,6 +231,18 @@ async def _attach(route: AsyncIPRoute, name: str, bridge: str, mac: str, address
     await route.fdb("replace", ifindex=index, lladdr=mac, master=master, state=STATIC)
     await route.neigh("replace", dst=address, lladdr=mac, ifindex=master, state=PERMANENT)
     await route.link("set", index=index, state="up")
+
+
+async def _fresh_bridge(route: AsyncIPRoute, name: str, mac: str, alias: str) -> None:
+    """The kernel takes no alias with a new link, and a bridge without one is nobody's: it gets its name last, so that whoever dies here leaves none."""
+    draft = unfinished(name)
+    if look(draft) is not None:
+        await route.link("del", index=socket.if_nametoindex(draft))
+    await route.link("add", ifname=draft, kind="bridge", address=mac, br_stp_state=0, br_forward_delay=0)
+    index = socket.if_nametoindex(draft)
+    await route.link("set", index=index, ifalias=alias)
+    _without_ipv6(draft)
+    await route.link("set", index=index, ifname=name)
 
 
 def look(name: str) -> Link | None:

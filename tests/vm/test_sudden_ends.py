@@ -1,0 +1,106 @@
+"""Daemon and VMM are killed at each stage of a machine's life, in every disk and network mode. What is left is whole or is nothing, and the same
+command repeated succeeds.
+
+A stage is known by the event that announces it: the kill comes as soon as that line has arrived. All stages of one verb share a world, so that what one
+leaves behind would trip the next. The modes are those of modes.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+
+import pytest
+
+from banger.model.errors import BangerError
+from tests.vm.modes import SECONDS, Stage
+from tests.world import World, alive, each_event, until
+
+CREATION = ("image", "kernel", "plan", "disk", "network", "machine", "agent")
+START = ("plan", "disk", "network", "machine", "agent")
+
+
+def test_a_daemon_killed_at_any_stage_of_a_creation_leaves_nothing(stage: Stage) -> None:
+    for each in CREATION:
+        stage.kill_daemon_at(each, "vm.create", name="otter")
+        assert stage.world.rows() == [], each
+        stage.clean()
+    stage.world.ok("vm", "create", "--name", "otter")
+    stage.works()
+    stage.world.ok("vm", "delete", "otter")
+    stage.clean()
+
+
+def test_a_daemon_killed_at_any_stage_of_a_start_leaves_a_machine_that_starts(stage: Stage) -> None:
+    world = stage.world
+    world.ok("vm", "create", "--name", "otter")
+    world.ok("vm", "exec", "otter", "--", "sh", "-c", "echo kept > /root/file; sync")
+    for each in START:
+        world.ok("vm", "stop", "otter")
+        stage.kill_daemon_at(each, "vm.start", vm="otter")
+        assert world.row("otter")["state"] in ("running", "stopped"), each
+        world.ok("vm", "start", "otter")
+        assert world.ok("vm", "exec", "otter", "--", "cat", "/root/file") == "kept\n", each
+    world.ok("vm", "delete", "otter")
+    stage.clean()
+
+
+def test_a_daemon_killed_while_it_stops_or_deletes_can_do_it_again(stage: Stage) -> None:
+    world = stage.world
+    world.ok("vm", "create", "--name", "otter")
+    for words in (("stop",), ("stop", "--force"), ("delete",)):
+        pid = world.daemon_pid()
+        machine = int(str(world.row("otter")["pid"]))
+        os.kill(machine, signal.SIGSTOP)
+        ending = world.begin("vm", *words, "otter")
+        if words == ("stop",):
+            until(lambda: "stopping otter" in world.log(), "the request")
+        else:
+            until(lambda machine=machine: not alive(machine), "the VMM's end")  # type: ignore[misc]
+        os.kill(pid, signal.SIGKILL)
+        ending.communicate(timeout=SECONDS)
+        until(lambda pid=pid: not alive(pid), "the daemon's end")  # type: ignore[misc]
+        world.ok("vm", "list")
+        if words[0] == "stop":
+            world.ok("vm", "stop", "--force", "otter")
+            world.ok("vm", "start", "otter")
+            stage.works()
+    world.banger("vm", "delete", "otter")
+    assert world.rows() == []
+    stage.clean()
+
+
+def kill_vmm_at(world: World, stage: str) -> None:
+    """Begin a creation, kill its VMM when it comes to the stage, and hear the rest."""
+    for event in each_event(world.client().stream("vm.create", name="otter")):
+        if event["stage"] == stage:
+            until(lambda: world.row("otter")["pid"], "the VMM", seconds=SECONDS)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(str(world.row("otter")["pid"])), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("moment", ["machine", "agent"])
+def test_a_vmm_killed_while_it_boots_fails_the_creation_and_leaves_nothing(stage: Stage, moment: str) -> None:
+    with pytest.raises(BangerError):
+        kill_vmm_at(stage.world, moment)
+    assert stage.world.rows() == []
+    stage.clean()
+    stage.world.ok("vm", "create", "--name", "otter")
+    stage.works()
+
+
+def test_a_vmm_killed_while_no_daemon_runs_leaves_a_machine_that_starts(stage: Stage) -> None:
+    world = stage.world
+    world.ok("vm", "create", "--name", "otter")
+    world.ok("vm", "exec", "otter", "--", "sh", "-c", "echo kept > /root/file; sync")
+    pid = int(str(world.row("otter")["pid"]))
+    world.kill_daemon()
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: not alive(pid), "the VMM's end")
+    world.ok("vm", "list")
+    assert world.row("otter")["state"] == "stopped"
+    world.ok("vm", "start", "otter")
+    assert world.ok("vm", "exec", "otter", "--", "cat", "/root/file") == "kept\n"
+    world.ok("vm", "delete", "otter")
+    stage.clean()
