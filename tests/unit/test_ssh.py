@@ -14,11 +14,13 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from banger.daemon import Daemon
+from banger.daemon.ssh import finding
 from banger.frontends.cli import main, sshconfig
 from banger.frontends.cli.parse import Given, parse
 from banger.frontends.cli.ssh import configuration, written
 from banger.frontends.cli.sshconfig import BEGIN, END, edit, fenced
 from banger.model.errors import BadRequest, GuestFailed, HostLacks, NoCommand, WrongState
+from banger.model.finding import Level
 from banger.model.ssh import fingerprint, is_public_key, parse_known_hosts, render_known_hosts, sound_keys
 from banger.testing import FakeGuest, FakeHost
 from tests.unit.test_vms import OTTER, SETTINGS, Place, result
@@ -211,8 +213,11 @@ async def test_half_a_key_is_made_anew(place: Place, damaged: str) -> None:
 
 async def test_a_host_without_ssh_keygen_is_told_what_it_lacks(place: Place) -> None:
     del place.fake.proc.commands["ssh-keygen"]
-    with pytest.raises(HostLacks, match="ssh-keygen"):
+    with pytest.raises(HostLacks, match="ssh-keygen") as raised:
         await (await place.daemon()).ssh.access()
+    assert "openssh-client" in raised.value.hint
+    row = finding(place.host)
+    assert (row.level, row.packages, row.message) == (Level.WARN, ("openssh-client",), "ssh and ssh-keygen not installed: no banger vm ssh")
 
 
 # -- what ssh is told --------------------------------------------------------------------------------------------------------------------------------

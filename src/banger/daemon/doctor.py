@@ -10,7 +10,7 @@ from banger.backends.image import ImageSource
 from banger.backends.kernel import KernelSource
 from banger.backends.network import Network
 from banger.backends.vmm import Vmm
-from banger.daemon import naming, tuning
+from banger.daemon import naming, ssh, tuning
 from banger.daemon.catalogs import image_catalog, kernel_catalog
 from banger.daemon.store import MIGRATIONS
 from banger.host import Host
@@ -39,7 +39,7 @@ def diagnose(host: Host, databases: Databases, catalogs: Path) -> list[Finding]:
     found += tuning.findings(host.facts.kernel(), kvm=host.facts.kvm().usable)
     for backend in _backends(host):
         found += backend.check()
-    found += naming.findings(host)
+    found += [*naming.findings(host), ssh.finding(host)]
     distribution = host.facts.distribution()
     return list(dict.fromkeys(with_fix(finding, distribution) for finding in found))
 

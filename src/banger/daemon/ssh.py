@@ -16,6 +16,7 @@ from banger.daemon.duplex import Duplex
 from banger.daemon.guests import Conversation
 from banger.host import Host
 from banger.model.errors import BadRequest, BangerError, Corrupt, GuestFailed, HostLacks
+from banger.model.finding import Finding, Level
 from banger.model.packages import install
 from banger.model.ssh import DOMAIN, SshAccess, SshLogin, fingerprint, is_public_key, parse_known_hosts, render_known_hosts, sound_keys
 
@@ -24,8 +25,17 @@ if TYPE_CHECKING:
     from banger.daemon.vms import Vms
 
 log = logging.getLogger(__name__)
+PACKAGES = ("openssh-client",)
 KEYGEN_SECONDS = 20.0
 ASK_SECONDS = 20.0
+
+
+def finding(host: Host) -> Finding:
+    """For doctor: whether there are the programs to log in with."""
+    missing = [name for name in ("ssh", "ssh-keygen") if host.proc.which(name) is None]
+    if missing:
+        return Finding(level=Level.WARN, subject="ssh", message=f"{' and '.join(missing)} not installed: no banger vm ssh", packages=PACKAGES)
+    return Finding(level=Level.PASS, subject="ssh", message=str(host.proc.which("ssh")))
 
 
 class KnownHosts:
@@ -121,7 +131,7 @@ class Ssh:
     async def _make(self) -> str:
         """By ssh-keygen, and named when whole: the private key last."""
         if self.host.proc.which("ssh-keygen") is None:
-            raise HostLacks("ssh-keygen is not installed", hint=f"as root: {install(('openssh-client',), self.host.facts.distribution())}")
+            raise HostLacks("ssh-keygen is not installed", hint=f"as root: {install(PACKAGES, self.host.facts.distribution())}")
         path = self.host.paths.ssh_key
         fresh = self.host.files.private_folder(path.parent) / "new"
         self.host.files.remove_tree(fresh)
