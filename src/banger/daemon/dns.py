@@ -107,7 +107,8 @@ def zone_of(name: dns.name.Name, table: Table) -> dns.name.Name | None:
     """The zone of ours that a name is in, if any."""
     if name.is_subdomain(ORIGIN):
         return ORIGIN
-    zones = {dns.name.from_text(reverse_domain(address.network)) for address in table.values()}
+    networks = {address.network for address in table.values()}
+    zones = (dns.name.from_text(reverse_domain(network)) for network in networks)
     return next((zone for zone in zones if name.is_subdomain(zone)), None)
 
 
