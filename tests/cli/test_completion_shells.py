@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from banger.frontends.cli.commands import GROUPS, SINGLE
 from tests.cli.command import SECONDS, Banger
 
 #: Say what the shell would offer for the words of a line, one a line, through its own completion.
@@ -93,7 +94,7 @@ def shell(request: pytest.FixtureRequest, banger: Banger, folder: Path) -> Shell
 
 
 def test_commands_are_offered(shell: Shell) -> None:
-    assert set(shell.offers("banger ")) == {"vm", "image", "kernel", "daemon", "ps", "doctor", "completion", "version"}
+    assert set(shell.offers("banger ")) == {*GROUPS, *(name for name, command in SINGLE.items() if not command.hidden)}
     assert shell.offers("banger vm st") == ["start", "stop"]
     assert shell.offers("banger completion f") == ["fish"]
 
@@ -101,9 +102,9 @@ def test_commands_are_offered(shell: Shell) -> None:
 def test_flags_and_their_values_are_offered(shell: Shell) -> None:
     assert shell.offers("banger vm run --im") == ["--image"]
     assert "--detach" in shell.offers("banger vm run --")
-    assert sorted(shell.offers("banger vm run --network ")) == ["none", "user"]
+    assert sorted(shell.offers("banger vm run --network ")) == ["bridge", "none", "user"]
     joined = "" if shell.name == "bash" else "--network="
-    assert sorted(shell.offers("banger vm run --network=")) == [f"{joined}none", f"{joined}user"]
+    assert sorted(shell.offers("banger vm run --network=")) == [f"{joined}{kind}" for kind in ("bridge", "none", "user")]
     assert shell.offers("banger vm run --network=n") == [f"{joined}none"]
 
 
