@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ipaddress
+
 import msgspec
 
 from banger.host.links import Link, Route, checked
@@ -60,6 +62,8 @@ class FakeLinks:
         if found is not None and (found.kind, found.alias) != ("bridge", alias):
             raise HostLacks(f"the interface {name} is {found.alias or 'of somebody else'}")
         self.there[name] = Link(name=name, kind="bridge", up=True, alias=alias)
+        route = Route(destination=str(ipaddress.IPv4Interface(address).network), link=name)
+        self.table += [route] if route not in self.table else []
 
     async def tap(self, name: str, *, bridge: str, uid: int, mac: str, address: str) -> None:
         """See Links."""
@@ -70,5 +74,6 @@ class FakeLinks:
     async def remove(self, name: str) -> None:
         """See Links; the ports of a bridge stay without it."""
         self.there.pop(name, None)
+        self.table = [route for route in self.table if route.link != name]
         for port in [link for link in self.there.values() if link.master == name]:
             self.there[port.name] = msgspec.structs.replace(port, master="", isolated=False)

@@ -45,6 +45,12 @@ def tap_prefix(bridge: str) -> str:
     return f"bgr-{own}-" if own else "bgr-"
 
 
+def place_of(address: str) -> int:
+    """The place of an address in its subnet, which is the number of its TAP: no two machines may have the same, also after a change of the subnet."""
+    interface = ipaddress.IPv4Interface(address)
+    return int(interface.ip) - int(interface.network.network_address)
+
+
 def guest_of(part: NicPart) -> Guest:
     """A machine as the table knows it."""
     return Guest(mac=part.mac, address=part.address.partition("/")[0], nat=part.nat)
@@ -93,16 +99,15 @@ class Bridge:
             hint = "what listens on all of the host's addresses is at the gateway's; for its loopback choose --network user"
             raise BadRequest("a machine on the bridge cannot have access to the host's loopback", hint=hint)
         subnet = self.subnet()
-        gateway = subnet[1]
+        places = {place_of(address) for address in taken}
         for place in range(2, min(subnet.num_addresses - 1, MOST_PORTS)):
-            address = f"{subnet[place]}/{subnet.prefixlen}"
-            if address not in taken:
+            if place not in places:
                 return NicPart(
                     backend="bridge",
                     vm=vm,
                     mac=mac_for(subnet[place]),
-                    address=address,
-                    gateway=str(gateway),
+                    address=f"{subnet[place]}/{subnet.prefixlen}",
+                    gateway=str(subnet[1]),
                     dns=self._nameservers(),
                     mtu=self._mtu(),
                     tap=f"{tap_prefix(self.name)}{place}",
@@ -124,6 +129,9 @@ class Bridge:
     async def ensure(self, part: NicPart) -> None:
         """See Network."""
         self._require()
+        if ipaddress.IPv4Interface(part.address).network != self.subnet():
+            message = f"the machine's address {part.address} is not of the subnet {self.subnet()}"
+            raise HostLacks(message, hint="set the setting subnet to what it was, or delete the machine")
         self.held[part.tap] = part
         await self._make_base()
         await self._make_tap(part)
@@ -211,13 +219,23 @@ class Bridge:
             return
         fresh = [part for part in live if part.tap not in self.held]
         self.held.update({part.tap: part for part in fresh})
+        if not self._fits():
+            await self._drop(ours)
+            ours = self._ours()
         if self.held or spare:
             await self._restore([*fresh, *(part for part in spare if part.tap not in ours)])
-        for tap in ours - {part.tap for part in spare}:
+        await self._drop(ours - {part.tap for part in spare})
+        await self._end()
+
+    def _fits(self) -> bool:
+        """Whether the bridge is there for this subnet. If it was for another one, what is ready is locked to MACs of that."""
+        return any((route.link, route.destination) == (self.name, str(self.subnet())) for route in self.links.routes())
+
+    async def _drop(self, taps: set[str]) -> None:
+        for tap in taps:
             async with self.turn[tap]:
                 if tap not in self.held:
                     await self.links.remove(tap)
-        await self._end()
 
     def _ours(self) -> set[str]:
         """The TAPs that have a name of ours."""
