@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 from tests.world import World, alive, until
@@ -32,6 +34,17 @@ def test_two_runtime_folders_lead_to_one_daemon(world: World) -> None:
     assert "otter" in other.ok("vm", "list")
     assert "otter" in world.ok("vm", "list")
     assert other.daemon_pid() == world.daemon_pid()
+
+
+def test_the_services_daemon_takes_over_from_those_that_serve_before_it(world: World) -> None:
+    world.ok("vm", "create", "--name", "otter", "--no-start")
+    former = world.daemon_pid()
+    with subprocess.Popen([sys.executable, "-P", "-m", "banger.bangerd", "replace"], env=world.env) as service:
+        until(lambda: not alive(former), "the end of the former daemon")
+        until(lambda: "otter" in world.ok("vm", "list") and world.daemon_pid() == service.pid, "the service's daemon")
+        world.ok("vm", "delete", "otter")
+        world.ok("daemon", "stop")
+        assert service.wait(30) == 0
 
 
 def test_records_of_a_former_boot_mean_nothing(world: World, tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def take_seat(paths: Paths, proc: Proc, *, replace: bool = False) -> int | None:
     `replace`: one that serves is told to end, and we come after it. So the host's service manager gets the daemon that it watches.
     """
     lock = os.open(paths.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    begun, told = time.monotonic(), False
+    begun, told = time.monotonic(), None
     while not _locked(lock):
         holder = _holder(paths.lock)
         if holder is not None and not replace and answers(Path(holder.socket)):
@@ -51,11 +51,11 @@ def take_seat(paths: Paths, proc: Proc, *, replace: bool = False) -> int | None:
             _lead(paths.socket, Path(holder.socket))
             return None
         waited = time.monotonic() - begun
-        if (replace or waited > GRACE_SECONDS) and holder is not None and not told:
+        if (replace or waited > GRACE_SECONDS) and holder is not None and holder.process != told:
             log.warning(
                 "the daemon with pid %d at %s %s", holder.process.pid, holder.socket, "is replaced" if replace else "cannot be reached: it is ended"
             )
-            told = proc.signal(holder.process, signal.SIGTERM)
+            told = holder.process if proc.signal(holder.process, signal.SIGTERM) else None
         if waited > GIVE_UP_SECONDS:
             raise DaemonUnreachable(f"another daemon holds {paths.lock} but does not serve", hint=f"its log: {paths.log}")
         time.sleep(0.02)
