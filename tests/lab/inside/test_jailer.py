@@ -241,7 +241,7 @@ def test_its_tap_on_the_bridge_is_its_own(world: World) -> None:
     before = take(world.root)
     world.ok("vm", "create", "--name", "otter", "--network", "bridge")
     row = world.row("otter")
-    uid = FIRST + int(str(row["id"]), 16) % COUNT
+    uid = FIRST + int(str(row["address"]).partition("/")[0].rpartition(".")[2])
     taps = [path for path in Path("/sys/class/net").glob("bgr-*") if (path / "carrier").read_text().strip() == "1"]
     assert [(path / "owner").read_text().strip() for path in taps] == [str(uid)]
     assert Path(f"/proc/{row['pid']}/status").read_text().count(f"Uid:\t{uid}")
