@@ -42,7 +42,7 @@ from banger.host.proc import RealProc
 from banger.host.qmp import RealQmp
 from banger.host.remote import Line, remote
 from banger.host.resolver import RealResolver, Resolver
-from banger.host.seat import listening_at, take_seat
+from banger.host.seat import STEP_DOWN, listening_at, take_seat
 from banger.host.sqlite import RealDatabases
 from banger.host.stream import RealDialer
 from banger.host.web import RealWeb
@@ -180,6 +180,7 @@ async def run(host: Host, build: str) -> None:
 async def _serve(host: Host, build: str, tasks: asyncio.TaskGroup) -> None:
     agent = PACKAGE / "agent" / "banger-agent"
     daemon = compose(host, databases=RealDatabases(), build=build, agent=agent, catalogs=CATALOGS, tasks=tasks)
+    asyncio.get_running_loop().add_signal_handler(STEP_DOWN, daemon.step_down)
     try:
         await daemon.images.shelf.clean()
         await daemon.kernels.shelf.clean()

@@ -194,7 +194,8 @@ class RealDm:
         return self._look(name)[1]
 
     def _put_node(self, name: str, device: int) -> None:
-        NODES.mkdir(mode=0o755, exist_ok=True)
+        NODES.mkdir(exist_ok=True)
+        NODES.chmod(0o755)  # whatever our umask is
         fresh = NODES / f".{name}.new"
         fresh.unlink(missing_ok=True)
         os.mknod(fresh, 0o060600, device)

@@ -27,6 +27,8 @@ from banger.model.paths import Paths
 log = logging.getLogger(__name__)
 #: How long a holder may take to start or to step down before it counts as out of reach, and how long until we give up.
 GRACE_SECONDS, GIVE_UP_SECONDS = 3.0, 9.0
+#: What asks a daemon to step down once it is idle, and how often it is asked.
+STEP_DOWN, ASK_SECONDS = signal.SIGUSR1, 0.5
 
 
 class Holder(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -40,21 +42,25 @@ class Holder(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 def take_seat(paths: Paths, proc: Proc, *, replace: bool = False) -> int | None:
     """The descriptor that makes us the one daemon; None when another one serves, at a socket that our path leads to. DaemonUnreachable if neither.
 
-    `replace`: one that serves is told to end, and we come after it. So the host's service manager gets the daemon that it watches.
+    `replace`: one that serves is asked to step down as soon as no operation is under way, and we come after it. So the host's service manager gets
+    the daemon that it watches, and nobody's work is cut off.
     """
     lock = os.open(paths.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    begun, told = time.monotonic(), None
+    begun, asked, told = time.monotonic(), 0.0, None
     while not _locked(lock):
-        holder = _holder(paths.lock)
-        if holder is not None and not replace and answers(Path(holder.socket)):
-            os.close(lock)
-            _lead(paths.socket, Path(holder.socket))
-            return None
-        waited = time.monotonic() - begun
-        if (replace or waited > GRACE_SECONDS) and holder is not None and holder.process != told:
-            log.warning(
-                "the daemon with pid %d at %s %s", holder.process.pid, holder.socket, "is replaced" if replace else "cannot be reached: it is ended"
-            )
+        holder, now = _holder(paths.lock), time.monotonic()
+        if holder is not None and answers(Path(holder.socket)):
+            if not replace:
+                os.close(lock)
+                _lead(paths.socket, Path(holder.socket))
+                return None
+            begun = now
+            if now - asked > ASK_SECONDS:
+                proc.signal(holder.process, STEP_DOWN)
+                asked = now
+        waited = now - begun
+        if waited > GRACE_SECONDS and holder is not None and holder.process != told:
+            log.warning("the daemon with pid %d cannot be reached at %s and is ended", holder.process.pid, holder.socket)
             told = holder.process if proc.signal(holder.process, signal.SIGTERM) else None
         if waited > GIVE_UP_SECONDS:
             raise DaemonUnreachable(f"another daemon holds {paths.lock} but does not serve", hint=f"its log: {paths.log}")
