@@ -116,13 +116,9 @@ def parse_routes(text: str) -> list[Route]:
     found = []
     for line in text.splitlines()[1:]:
         link, destination, _, _, _, _, metric, mask, *_ = line.split()
-        network, length = _swapped(destination), _swapped(mask).bit_count()
-        found.append(Route(destination=f"{ipaddress.IPv4Address(network)}/{length}", link=link, metric=int(metric)))
+        network = socket.inet_ntoa(int(destination, 16).to_bytes(4, "little"))
+        found.append(Route(destination=f"{network}/{int(mask, 16).bit_count()}", link=link, metric=int(metric)))
     return found
-
-
-def _swapped(word: str) -> int:
-    return int.from_bytes(int(word, 16).to_bytes(4, "little"), "big")
 
 
 class RealLinks:

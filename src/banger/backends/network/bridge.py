@@ -63,6 +63,8 @@ class Bridge:
         self.host, self.links, self.nft = host, host.links, host.nft
         self.name = host.settings.bridge
         self.held: dict[str, NicPart] = {}
+        #: The subnet, once it was looked at: it is asked for several times on the way to each start.
+        self.known: ipaddress.IPv4Network | None = None
         #: Held while the bridge and the table are made or taken away, and while one TAP is.
         self.base = asyncio.Lock()
         self.turn: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -72,6 +74,11 @@ class Bridge:
 
     def subnet(self) -> ipaddress.IPv4Network:
         """The machines' network; BadRequest when the setting is none."""
+        if self.known is None:
+            self.known = self._subnet()
+        return self.known
+
+    def _subnet(self) -> ipaddress.IPv4Network:
         try:
             found = ipaddress.IPv4Network(self.host.settings.subnet)
         except ValueError as error:
