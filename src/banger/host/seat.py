@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 GRACE_SECONDS, GIVE_UP_SECONDS = 3.0, 9.0
 #: What asks a daemon to step down once it is idle, and how often it is asked.
 STEP_DOWN, ASK_SECONDS = signal.SIGUSR1, 0.5
+#: How many times longer one waits who is waited for by nobody.
+UNWATCHED = 10
 
 
 class Holder(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -47,6 +49,7 @@ def take_seat(paths: Paths, proc: Proc, *, replace: bool = False) -> int | None:
     """
     lock = os.open(paths.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     begun, asked, told = time.monotonic(), 0.0, None
+    patience = UNWATCHED if replace else 1  # nobody waits for the host's service manager; one that is just starting is left time for it
     while not _locked(lock):
         holder, now = _holder(paths.lock), time.monotonic()
         if holder is not None and answers(Path(holder.socket)):
@@ -59,10 +62,10 @@ def take_seat(paths: Paths, proc: Proc, *, replace: bool = False) -> int | None:
                 proc.signal(holder.process, STEP_DOWN)
                 asked = now
         waited = now - begun
-        if waited > GRACE_SECONDS and holder is not None and holder.process != told:
+        if waited > GRACE_SECONDS * patience and holder is not None and holder.process != told:
             log.warning("the daemon with pid %d cannot be reached at %s and is ended", holder.process.pid, holder.socket)
             told = holder.process if proc.signal(holder.process, signal.SIGTERM) else None
-        if waited > GIVE_UP_SECONDS:
+        if waited > GIVE_UP_SECONDS * patience:
             raise DaemonUnreachable(f"another daemon holds {paths.lock} but does not serve", hint=f"its log: {paths.log}")
         time.sleep(0.02)
     me = proc.identify(os.getpid())
