@@ -34,7 +34,7 @@ class Standing:
     def up(self) -> Lab:
         """Running, and made of what this checkout needs."""
         lab = self.lab()
-        wanted = f"{lab.image} {payload.disk()} {payload.digest(ROOT / 'tests/lab/processor.py')}"
+        wanted = f"{lab.image} {payload.disk()} {payload.digest(*(ROOT / 'tests/lab' / name for name in ('processor.py', 'anchor.py')))}"
         if self.made_of.exists() and self.made_of.read_text() == wanted and lab.run("true").returncode == 0:
             return lab
         self.end()
