@@ -20,6 +20,7 @@ from banger.host.sqlite import RealDatabases
 from banger.model.ids import VmId
 from banger.model.vm import VmPlan
 from bench.bare import boot_to_first_frame, memory_kib, ssh_into, wake_ups
+from bench.lab import nested
 from bench.measure import RUNS, Figure, in_turn, run, seconds
 from bench.network import connecting
 from tests.world import GOLDEN, ROOT, World, fill_shelf
@@ -152,6 +153,7 @@ BENCHMARKS: dict[str, Callable[[], Iterator[Figure]]] = {
     "inside": inside,
     "idle": idling,
     "network": connecting,
+    "lab": nested,
 }
 
 

@@ -53,6 +53,12 @@ def _hello(path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as channel:
         while channel.connect_ex(str(path)):
             time.sleep(0.001)
+        greet(channel)
+
+
+def greet(channel: socket.socket) -> None:
+    """Say hello to an agent, and wait for its own."""
+    with channel:
         channel.settimeout(60)
         channel.sendall(wire.preamble() + wire.encode_json(wire.HELLO, 0, {"wire": 1, "epoch": EPOCH, "version": "0.1.0"}, tag=EPOCH))
         hunter = wire.Hunter(EPOCH)

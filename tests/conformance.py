@@ -19,6 +19,7 @@ PROPERTY = "conformance"
 #: What the lab machine's runs are about: by the name of the target, the settings of its tests.
 LAB_TARGETS = {
     "Firecracker": "vmm=firecracker network=none boot_timeout=120",
+    "QEMU+KVM": "vmm=qemu kvm=yes network=none boot_timeout=120",
 }
 HERE = "QEMU+TCG"
 _seen: dict[tuple[str, str], str] = {}

@@ -10,9 +10,10 @@ import pytest
 
 from tests.conformance import LAB_TARGETS, PROPERTY
 from tests.lab import laboratory, payload
+from tests.lab.laboratory import Lab
 from tests.lab.standing import Standing
 
-pytestmark = pytest.mark.timeout(1800)
+pytestmark = pytest.mark.timeout(3600)
 #: By target and test: empty when it passed, else what it said.
 Results = dict[tuple[str, str], str]
 FIRST = next(iter(LAB_TARGETS))
@@ -42,27 +43,33 @@ def asked(request: pytest.FixtureRequest) -> list[tuple[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def results(request: pytest.FixtureRequest, shelf: None) -> Iterator[Results]:
-    """Of all tests that were asked for. A lab that breaks is a failure of each, with the console's tail."""
-    wanted, found = asked(request), Results()
+def lab(shelf: None) -> Iterator[Lab]:
+    """A lab machine with this checkout in it, as its users get it."""
     with payload.alone():
         Standing().end()  # one lab machine at a time
-        lab = laboratory.make()
+        made = laboratory.make()
         try:
-            lab.start()
-            lab.bring(payload.wheel())
-            for target, settings in LAB_TARGETS.items():
-                names = [name for there, name in wanted if there == target]
-                if names:
-                    said, report = lab.pytest(*names, settings=settings)
-                    assert report, f"the tests in the lab machine did not come to an end:\n{said[-4000:]}\n{lab.console()}"
-                    print(said[-6000:])
-                    found |= {(target, name): bad for name, bad in judged(report).items()}
-            print(lab.keep_coverage())
-            yield found
+            made.start()
+            made.bring(payload.wheel())
+            yield made
         finally:
-            lab.close()
-            shutil.rmtree(lab.world.root)
+            made.close()
+            shutil.rmtree(made.world.root)
+
+
+@pytest.fixture(scope="module")
+def results(request: pytest.FixtureRequest, lab: Lab) -> Results:
+    """Of all tests that were asked for. A lab that breaks is a failure of each, with the console's tail."""
+    wanted, found = asked(request), Results()
+    for target, settings in LAB_TARGETS.items():
+        names = [name for there, name in wanted if there == target]
+        if names:
+            said, report = lab.pytest(*names, settings=settings)
+            assert report, f"the tests in the lab machine did not come to an end:\n{said[-4000:]}\n{lab.console()}"
+            print(said[-6000:])
+            found |= {(target, name): bad for name, bad in judged(report).items()}
+    print(lab.keep_coverage())
+    return found
 
 
 @pytest.mark.parametrize(("target", "name"), CASES, ids=[f"{target}-{name}" for target, name in CASES])
@@ -71,3 +78,10 @@ def test_inside(results: Results, target: str, name: str, record_property: Calla
         record_property(PROPERTY, (target, name))
     assert (target, name) in results, "it did not run"
     assert not results[target, name], results[target, name]
+
+
+def test_machines_live_through_a_power_cut_of_the_host(lab: Lab) -> None:
+    lab.ok(*laboratory.environment({}), "python3", "-m", "tests.lab.reboot", "before")
+    lab.cut_power()
+    lab.bring(payload.wheel())
+    lab.ok(*laboratory.environment({}), "python3", "-m", "tests.lab.reboot", "after")

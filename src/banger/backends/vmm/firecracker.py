@@ -42,7 +42,7 @@ API, VSOCK, CONFIGURATION, OUTPUT = "api.sock", "vsock.sock", "machine.json", "c
 #: Where the agent listens, and the guest's address: the least that is not reserved (vsock(7)).
 PORT, CONTEXT = 1024, 3
 NETWORKS = frozenset({"none", "user", "bridge"})
-READY_TIMEOUT = 5.0
+READY_TIMEOUT = 30.0
 FIRST_PAUSE, LONGEST_PAUSE = 0.002, 0.05
 TAIL_LINES = 20
 MOST_VCPUS = 32
