@@ -85,7 +85,7 @@ def test_a_terminal_is_one(web: Reached) -> None:
 
 
 def test_a_server_that_cannot_start_says_why(web: Reached) -> None:
-    script = "mv /etc/ssh/ssh_host_ed25519_key /tmp/key; echo junk > /etc/ssh/ssh_host_ed25519_key; chmod 600 /etc/ssh/ssh_host_ed25519_key"
+    script = "mv /etc/ssh/ssh_host_ed25519_key /etc/ssh/aside; echo junk > /etc/ssh/ssh_host_ed25519_key; chmod 600 /etc/ssh/ssh_host_ed25519_key"
     web.world.ok("vm", "exec", "web", "--", "sh", "-c", script)
     try:
         done = web.ssh("--", "true")
@@ -93,7 +93,7 @@ def test_a_server_that_cannot_start_says_why(web: Reached) -> None:
         assert b"sshd ended with status 1: " in done.stderr
         assert b"no hostkeys available" in done.stderr
     finally:
-        web.world.ok("vm", "exec", "web", "--", "mv", "/tmp/key", "/etc/ssh/ssh_host_ed25519_key")
+        web.world.ok("vm", "exec", "web", "--", "mv", "/etc/ssh/aside", "/etc/ssh/ssh_host_ed25519_key")
 
 
 def test_another_user_of_the_guests_logs_in_without_a_key_in_the_home(web: Reached) -> None:
@@ -110,11 +110,11 @@ def test_scp_rsync_and_sftp_carry_files_both_ways(web: Reached) -> None:
     config, here = str(web.config), web.world.root
     data = os.urandom(300_000)
     (here / "sent").write_bytes(data)
-    web.ok("scp", "-q", "-F", config, "sent", "web.vm:/tmp/by scp")
-    web.ok("scp", "-q", "-F", config, "web.vm:/tmp/by scp", "scp")
-    web.ok("rsync", "-e", f"ssh -F {config}", "sent", "web.vm:/tmp/rsynced")
-    web.ok("rsync", "-e", f"ssh -F {config}", "web.vm:/tmp/rsynced", "rsync")
-    web.ok("sftp", "-q", "-F", config, "-b", "-", "web.vm", data=b"put sent /tmp/put\nget /tmp/put sftp\n")
+    web.ok("scp", "-q", "-F", config, "sent", "web.vm:/srv/by scp")
+    web.ok("scp", "-q", "-F", config, "web.vm:/srv/by scp", "scp")
+    web.ok("rsync", "-e", f"ssh -F {config}", "sent", "web.vm:/srv/rsynced")
+    web.ok("rsync", "-e", f"ssh -F {config}", "web.vm:/srv/rsynced", "rsync")
+    web.ok("sftp", "-q", "-F", config, "-b", "-", "web.vm", data=b"put sent /srv/put\nget /srv/put sftp\n")
     assert [(here / name).read_bytes() == data for name in ("scp", "rsync", "sftp")] == [True, True, True]
 
 
