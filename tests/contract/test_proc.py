@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Protocol
@@ -179,6 +180,21 @@ async def test_a_cancelled_command_is_killed(real: RealProc, tmp_path: Path) -> 
         with pytest.raises(asyncio.CancelledError):
             await task
     assert real.find([str(tmp_path)]) is None
+
+
+async def test_a_command_that_is_cancelled_while_it_begins_is_killed_with_all_it_began(real: RealProc, tmp_path: Path) -> None:
+    code = "import os, signal, sys; os.fork(); open(sys.argv[1], 'a').write('.'); signal.alarm(20); signal.pause()"
+    task = asyncio.create_task(real.run([PYTHON, "-c", code, str(tmp_path / "two")], timeout=60))
+    while real.find([str(tmp_path / "two")]) is None:  # noqa: ASYNC110 (one step of the loop at a time)
+        await asyncio.sleep(0)
+    deadline = time.monotonic() + 10
+    while not (tmp_path / "two").exists() or (tmp_path / "two").stat().st_size < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)  # noqa: ASYNC251 (the loop is to stand still meanwhile, as on a busy host)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert real.find([str(tmp_path / "two")]) is None
 
 
 async def test_output_without_end_is_cut_off(real: RealProc) -> None:

@@ -53,9 +53,11 @@ class Lives:
         return await self._of(vm).start(spawn)
 
     async def end(self, vm: VmId) -> None:
-        """Hang up, kill it, wait until it is gone, and forget it; missing is success."""
-        self.hang_up(vm)
-        await self._of(vm).end()
+        """Kill it, wait until it is gone, hang up, and forget it; missing is success."""
+        try:
+            await self._of(vm).end()
+        finally:
+            self.hang_up(vm)
         self.known.pop(vm, None)
 
     def inspect(self, vm: VmId) -> PartStatus:

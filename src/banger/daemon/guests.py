@@ -134,6 +134,8 @@ class Conversation:
         self.next_number = 1
         self.writing = asyncio.Lock()
         self.broken: BangerError | None = None
+        #: Why it will end, once somebody knows; told however the end then shows.
+        self.ending: BangerError | None = None
         self.decoder = wire.Decoder(self.epoch)
         self.reader = tasks.create_task(self._read(rest), name=f"guest {name}")
 
@@ -175,6 +177,7 @@ class Conversation:
     def close(self, why: BangerError) -> None:
         """End it for a reason; every stream's holder hears it."""
         if self.broken is None:
+            why = self.ending or why
             log.info("conversation with %s: %s", self.name, why)
             self.broken = why
             for stream in self.streams.values():

@@ -216,9 +216,16 @@ class Machine:
             await self._clear()
             return True
 
-    async def _clear(self) -> None:
+    def foretell(self) -> GuestFailed:
+        """From now on the conversation's end is the machine's, and told as that."""
+        end = GuestFailed(f"the machine {self.plan.name} was stopped")
         if self.conversation is not None:
-            self.conversation.close(GuestFailed(f"the machine {self.plan.name} was stopped"))
+            self.conversation.ending = end
+        return end
+
+    async def _clear(self) -> None:
+        """The conversation ends last: whoever hears its end and looks finds no machine that still runs."""
+        end, conversation = self.foretell(), self.conversation
         self.conversation = None
         self.connected.clear()
         try:
@@ -227,6 +234,8 @@ class Machine:
             finally:
                 await self.resources.detach(self.plan.disk)
         finally:
+            if conversation is not None:
+                conversation.close(end)
             self.host.consoles.stop(self.plan.id)
 
     async def power_off(self, timeout: float) -> None:

@@ -275,6 +275,8 @@ class Vms:
             number = signals.Signals[f"SIG{signal.upper().removeprefix('SIG')}"]
         except KeyError:
             raise BadRequest(f"there is no signal {signal!r}", hint="give a name such as KILL, TERM, STOP or CONT") from None
+        if number is signals.SIGKILL:
+            machine.foretell()
         if not self.resources.vmm(machine.plan).signal(machine.plan.machine, number):
             raise WrongState(f"machine {machine.plan.name} is not running")
         if number is signals.SIGKILL:

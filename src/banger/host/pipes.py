@@ -16,6 +16,19 @@ LIMIT = 8 << 20
 LINE = 1 << 16
 
 
+async def begun(beginning: asyncio.Task[asyncio.subprocess.Process]) -> asyncio.subprocess.Process:
+    """A command once it has begun. Who is cancelled meanwhile still waits for that, which is short, and ends it with all that it has started by then:
+    asyncio itself would kill the command only."""
+    try:
+        await asyncio.wait([beginning])
+    except asyncio.CancelledError:
+        await asyncio.wait([beginning])
+        if beginning.exception() is None:
+            await end_group(beginning.result())
+        raise
+    return beginning.result()
+
+
 async def finish(process: asyncio.subprocess.Process, name: str, data: bytes, on_line: Callable[[str], None] | None) -> bytes:
     """Feed and drain all three pipes at once; the last lines of stderr become the error's text."""
     last: list[str] = []

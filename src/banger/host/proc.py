@@ -24,7 +24,7 @@ from typing import Protocol
 
 import msgspec
 
-from banger.host.pipes import LINE, end_group, finish
+from banger.host.pipes import LINE, begun, end_group, finish
 from banger.model.errors import HostLacks, TimedOut
 
 log = logging.getLogger(__name__)
@@ -186,7 +186,7 @@ class RealProc:
         guard = self.which("setpriv")
         prefix = [str(guard), "--pdeathsig", "TERM", "--"] if guard else []
         log.info("run: %s", shlex.join(command))
-        process = await asyncio.create_subprocess_exec(
+        beginning = asyncio.create_subprocess_exec(
             *prefix,
             *command,
             stdin=subprocess.PIPE if data else subprocess.DEVNULL,
@@ -197,6 +197,7 @@ class RealProc:
             start_new_session=True,
             limit=LINE,
         )
+        process = await begun(asyncio.create_task(beginning))
         try:
             async with asyncio.timeout(timeout):
                 return await finish(process, argv[0], data, on_line)
