@@ -5,6 +5,7 @@ What the guest reaches and what it does not is in tests/vm/test_user_network.py.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -16,7 +17,7 @@ import pytest
 
 from tests.internet import FAR, HOST, LOOPBACK, NEAR, WEB, Internet
 from tests.vm.test_user_network import page
-from tests.world import SHELF, World, alive, until
+from tests.world import KERNEL, SHELF, SLIM, World, alive, until
 
 
 @pytest.fixture
@@ -133,10 +134,9 @@ def ordinary(internet: Internet, short_path: Path) -> Iterator[World]:
     subprocess.run(["useradd", "--uid", "4321", "--no-create-home", "--groups", "kvm", "weasel"], check=True)
     try:
         shelves = {kind: short_path / kind for kind in ("images", "kernels")}
-        for kind, folder in shelves.items():
-            folder.mkdir()
-            for made_before in (SHELF / kind).iterdir():
-                (folder / made_before.name).symlink_to(made_before)
+        for kind, name in (("images", SLIM), ("kernels", KERNEL)):
+            shelves[kind].mkdir()
+            subprocess.run(["cp", "-a", "--sparse=always", SHELF / kind / name, shelves[kind]], check=True)
         prefix = ("setpriv", "--reuid=4321", "--regid=4321", "--init-groups", "--inh-caps=-all", "env", "-C", "/")
         made = World(short_path, (*internet.prefix, *prefix), images_dir=str(shelves["images"]), kernels_dir=str(shelves["kernels"]))
         for name in ("BANGER_VMM", "BANGER_NETWORK"):
@@ -145,14 +145,19 @@ def ordinary(internet: Internet, short_path: Path) -> Iterator[World]:
         for place in (short_path, *short_path.rglob("*")):
             os.chown(place, 4321, 4321, follow_symlinks=False)
         yield made
-        made.close()
+        made.ok("vm", "delete", "otter")
+        made.ok("daemon", "stop")
+        until(lambda: not made.processes(), "the daemon's end")
+        assert made.machine_files() == []
     finally:
+        subprocess.run(["pkill", "-KILL", "-u", "4321"], check=False)  # whatever a failure has left: nobody else is this user
+        until(lambda: subprocess.run(["pgrep", "-u", "4321"], check=False, capture_output=True).returncode == 1, "the end of the user's processes")
         subprocess.run(["userdel", "weasel"], check=True)
 
 
 def test_an_ordinary_user_has_all_of_it(ordinary: World) -> None:
     ordinary.ok("vm", "create", "--name", "otter")
-    row = ordinary.row("otter")
+    row = json.loads(ordinary.ok("vm", "show", "otter", "--json"))
     assert (row["vmm"], row["network"]) == ("firecracker", "user")
     pid = int(str(row["pid"]))
     confined(pid)
