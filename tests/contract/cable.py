@@ -8,17 +8,35 @@ from __future__ import annotations
 import fcntl
 import os
 import select
+import socket
 import struct
 import sys
 
 TUNSETIFF, IFF_TAP, IFF_NO_PI = 0x400454CA, 0x0002, 0x1000
+RTMGRP_LINK, RTM_NEWLINK, IFF_RUNNING = 1, 16, 0x40
 LENGTH = struct.Struct(">I")
+
+
+def plug(name: str) -> int:
+    """Open the TAP and wait until the kernel has noticed: what is sent to a TAP before that is lost, and a card in a guest takes longer to begin."""
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0) as events:
+        events.bind((0, RTMGRP_LINK))
+        tap = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
+        fcntl.ioctl(tap, TUNSETIFF, struct.pack("16sH22x", name.encode(), IFF_TAP | IFF_NO_PI))
+        while not runs(events.recv(1 << 16)):
+            pass
+    return tap
+
+
+def runs(event: bytes) -> bool:
+    """Whether it says that a link has come up (rtnetlink(7)); there is but one in this namespace that can."""
+    (kind,), (flags,) = struct.unpack_from("=H", event, 4), struct.unpack_from("=I", event, 24)
+    return kind == RTM_NEWLINK and bool(flags & IFF_RUNNING)
 
 
 def main(name: str) -> None:
     """Until the input ends."""
-    tap = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
-    fcntl.ioctl(tap, TUNSETIFF, struct.pack("16sH22x", name.encode(), IFF_TAP | IFF_NO_PI))
+    tap = plug(name)
     rest = b""
     while True:
         ready, _, _ = select.select([0, tap], [], [])

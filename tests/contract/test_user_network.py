@@ -65,8 +65,9 @@ class Card:
     async def find_gateway(self) -> str:
         request = struct.pack(">HHBBH", 1, 0x0800, 6, 4, 1) + MAC + socket.inet_aton(GUEST) + bytes(6) + socket.inet_aton(GATEWAY)
         await self.send(b"\xff" * 6 + MAC + b"\x08\x06" + request)
-        while (frame := await self.receive())[12:14] != b"\x08\x06":
-            pass
+        async with asyncio.timeout(10):
+            while (frame := await self.receive())[12:14] != b"\x08\x06":
+                pass
         self.gateway = frame[6:12]
         return self.gateway.hex(":")
 
