@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import select
 import shutil
 import socket
@@ -29,7 +30,7 @@ def boot_to_first_frame(command: list[str], overlay: Path) -> float:
         begin = time.perf_counter()
         process = subprocess.Popen(bare(command, folder), cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
-            _hello(folder / "agent.sock")
+            _hello(folder / "agent.sock", process)
             return time.perf_counter() - begin
         finally:
             process.kill()
@@ -40,18 +41,19 @@ def bare(command: list[str], folder: Path) -> list[str]:
     """The same machine without banger: sockets by path, no network, no name, a disk of its own."""
     words = []
     for word in command:
-        for role in ("qmp", "console", "agent"):
-            if word.startswith(f"socket,id={role},fd="):
-                word = f"socket,id={role},path={role}.sock,server=on,wait=off"
+        served = re.match(r"socket,id=(\w+),fd=", word)
+        if served:
+            word = f"socket,id={served[1]},path={served[1]}.sock,server=on,wait=off"
         if word.startswith("if=none,id=upper,"):
             word = f"if=none,id=upper,file={folder}/overlay.ext4,format=raw,cache=writeback,discard=unmap"
         words.append(word)
     return words
 
 
-def _hello(path: Path) -> None:
+def _hello(path: Path, process: subprocess.Popen[bytes]) -> None:
     with socket.socket(socket.AF_UNIX) as channel:
         while channel.connect_ex(str(path)):
+            assert process.poll() is None, f"the bare QEMU ended at once: {process.returncode}"
             time.sleep(0.001)
         greet(channel)
 
