@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from banger.daemon import Daemon
-from banger.model.errors import BadRequest, HostLacks
+from banger.model.errors import BadRequest, HostLacks, NoSpace
 from banger.model.vm import VmSpec, VmState
 from banger.testing import FakeHost, Mood
 from tests.unit.test_vms import SETTINGS, Place, result
@@ -120,6 +120,19 @@ async def test_a_change_that_failed_is_made_by_the_same_request_again(place: Pla
     place.fake.links.lacks = ""
     await daemon.vms.change("otter", nat=False)
     assert guests(place) == {"172.30.0.2": False}
+
+
+async def test_a_change_that_cannot_be_saved_changes_nothing(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: object) -> None:
+        raise NoSpace("no space left for the database")
+
+    daemon = await place.daemon()
+    await create(daemon, "otter")
+    monkeypatch.setattr(daemon.vms.store, "change", full)
+    with pytest.raises(NoSpace):
+        await daemon.vms.change("otter", nat=False)
+    assert daemon.vms.show("otter").nat
+    assert guests(place) == {"172.30.0.2": True}
 
 
 async def test_what_cannot_be_changed_is_refused(place: Place) -> None:

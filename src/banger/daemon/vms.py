@@ -291,8 +291,9 @@ class Vms:
         if not isinstance(self.resources.networks[machine.plan.nic.backend], Shared):
             raise BadRequest(f"machine {machine.plan.name} is on the network {machine.plan.nic.backend}, which has no NAT to be switched")
         async with machine.lock:
-            machine.plan = planning.with_nat(machine.plan, nat)
-            self.store.change(machine.plan)
+            changed = planning.with_nat(machine.plan, nat)
+            self.store.change(changed)
+            machine.plan = changed
             if machine.inspect().running:
                 await self.resources.ensure(machine.plan.nic)
         return machine.status()

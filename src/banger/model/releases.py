@@ -1,4 +1,4 @@
-"""Firecracker's releases: versions, which are good enough, what newer ones can do, and what their archives are called and must be, byte for byte.
+"""Firecracker's releases: versions, which are good enough, and what their archives are called and must be, byte for byte.
 
 Names are those that Firecracker's own release process gives (its docs/getting-started.md). Pure.
 """
@@ -16,14 +16,6 @@ from banger.model.errors import BadRequest, VmmFailed
 
 Version = tuple[int, int, int]
 FLOOR: Version = (1, 10, 0)
-#: What newer versions can do, by the first that can (Firecracker's CHANGELOG.md).
-GATES: dict[str, Version] = {
-    "network-rebind": (1, 12, 0),
-    "pci": (1, 13, 0),
-    "serial-file": (1, 14, 0),
-    "vsock-rebind": (1, 16, 0),
-    "serial-rate-limit": (1, 16, 0),
-}
 #: What is installed when no version is named.
 DEFAULT = "1.16.1"
 #: SHA-256 of each known version's archive for x86_64, as its release publishes it. A version that is not here is checked against what is published.
@@ -100,11 +92,6 @@ def numbers(text: str) -> Version:
     """A version as it compares; zeros for what is none."""
     found = VERSION.match(text)
     return (int(found[1]), int(found[2]), int(found[3])) if found else (0, 0, 0)
-
-
-def can(version: str, feature: str) -> bool:
-    """Whether that version has a feature of `GATES`."""
-    return numbers(version) >= GATES[feature]
 
 
 def valid_digest(text: str) -> str:
