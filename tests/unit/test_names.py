@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import errno
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -134,6 +135,19 @@ async def test_a_resolver_that_refuses_harms_no_machine_and_is_a_warning_with_it
     place.fake.resolver.refusal = ""
     await result(daemon.vms.create(VmSpec(name="badger"), start=True, wait="agent"))
     assert rows(place)["resolver"].level is Level.PASS
+    await daemon.names.close()
+
+
+async def test_a_helper_that_fails_as_a_kernel_does_harms_neither_machine_nor_daemon(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def broken(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    place.fake.resolver.missing = ""
+    monkeypatch.setattr(place.fake.resolver, "route", broken)
+    daemon = await place.daemon()
+    for name in ("otter", "badger"):
+        await result(daemon.vms.create(VmSpec(name=name), start=True, wait="agent"))
+    assert "Input/output error" in rows(place)["resolver"].message
     await daemon.names.close()
 
 

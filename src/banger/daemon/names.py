@@ -105,7 +105,7 @@ class Names:
             return
         try:
             self.listening = await self.host.nameservers.listen(LOOPBACK, self.port, self.answer)
-        except BangerError as error:
+        except (BangerError, OSError) as error:
             log.warning("names are not answered: %s", error)
             self._tell(trouble=str(error))
         else:
@@ -122,7 +122,7 @@ class Names:
         try:
             async with asyncio.timeout(PATIENCE):
                 await self.host.resolver.route(routing)
-        except (BangerError, TimeoutError) as error:
+        except (BangerError, OSError) as error:
             log.warning("the host's resolver is not told of names: %s", error)
             self.routed = None
             self._tell(routing=str(error) or f"it took longer than {PATIENCE:g} s")
@@ -135,7 +135,7 @@ class Names:
         try:
             async with asyncio.timeout(PATIENCE):
                 await self.host.resolver.revert(self.link)
-        except (BangerError, TimeoutError) as error:
+        except (BangerError, OSError) as error:
             log.warning("what the host's resolver was told of %s stays: %s", self.link, error or "it does not answer")
         self.routed = None
 
