@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
+import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from banger.host import files
 from banger.host.files import RealFiles
 from banger.model.errors import HostLacks, NoSpace
 
@@ -123,6 +127,77 @@ def test_a_finished_file_gets_its_name_over_whatever_had_it(tmp_path: Path) -> N
     (tmp_path / "name").write_text("old")
     FILES.replace(tmp_path / "new", tmp_path / "name")
     assert (tmp_path / "name").read_text() == "new"
+
+
+@pytest.fixture(params=["in one step", "in two, where names cannot be exchanged"])
+def swapping(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both ways to replace a folder."""
+
+    def refused(one: Path, other: Path) -> None:
+        raise FileNotFoundError if not other.exists() else OSError(errno.EINVAL, "no")
+
+    if request.param != "in one step":
+        monkeypatch.setattr(files, "_exchange", refused)
+    return str(request.param)
+
+
+def folder(path: Path, content: str) -> Path:
+    """A folder with a file."""
+    path.mkdir()
+    (path / "file").write_text(content)
+    return path
+
+
+def test_a_finished_folder_gets_its_name_and_the_former_one_is_handed_back(swapping: str, tmp_path: Path) -> None:
+    fresh, name = folder(tmp_path / "fresh", "new"), tmp_path / "name"
+    FILES.exchange(fresh, name)
+    assert [path.name for path in tmp_path.iterdir()] == ["name"]
+    FILES.exchange(folder(fresh, "newer"), name)
+    assert (name / "file").read_text() == "newer"
+    assert (fresh / "file").read_text() == "new"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["fresh", "name"]
+
+
+def test_what_cannot_be_exchanged_leaves_the_name_as_it_was(swapping: str, tmp_path: Path) -> None:
+    name = folder(tmp_path / "name", "old")
+    with pytest.raises(FileNotFoundError):
+        FILES.exchange(tmp_path / "missing", name)
+    assert (name / "file").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["name"]
+
+
+def test_at_no_moment_of_an_exchange_has_nobody_the_name(tmp_path: Path) -> None:
+    fresh, name = folder(tmp_path / "fresh", "x"), folder(tmp_path / "name", "x")
+    missed: list[OSError] = []
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.is_set():
+            try:
+                (name / "file").read_text()
+            except OSError as error:
+                missed.append(error)
+
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    for _ in range(300):
+        FILES.exchange(fresh, name)
+    over.set()
+    watcher.join()
+    assert missed == []
+
+
+def test_whoever_is_killed_while_he_exchanges_leaves_both(tmp_path: Path) -> None:
+    fresh, name = folder(tmp_path / "fresh", "a"), folder(tmp_path / "name", "b")
+    code = "import sys; from pathlib import Path; from banger.host.files import RealFiles; print(flush=True)\n"
+    code += "while True: RealFiles().exchange(Path(sys.argv[1]), Path(sys.argv[2]))"
+    for _ in range(3):
+        with subprocess.Popen([sys.executable, "-c", code, fresh, name], stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            process.kill()
+        assert {(path / "file").read_text() for path in tmp_path.iterdir()} == {"a", "b"}
+        assert name.exists()
 
 
 def test_a_copy_to_another_file_system_keeps_bytes_and_holes(small: Path, tmp_path: Path) -> None:

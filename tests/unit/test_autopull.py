@@ -13,6 +13,7 @@ import pytest
 from banger.daemon.artefacts import Shelf
 from banger.daemon.images import Images, Kernels
 from banger.daemon.operations import Operations
+from banger.host.proc import Life
 from banger.model import codec
 from banger.model.catalog import ImageEntry, ImageManifest, ImagePart, KernelEntry, KernelManifest, KernelPart
 from banger.model.errors import Corrupt, NotFound, ToolFailed
@@ -265,3 +266,31 @@ async def test_replacing_an_image_shows_the_old_or_the_new_one_and_a_failure_kee
     await store.image_shelf.pull("box", force=True)
     assert store.seen() == ["box"]
     assert os.listdir(store.fake.paths.image("box")) != []
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_a_daemon_that_is_killed_while_it_replaces_an_image_leaves_the_old_or_the_new_one(
+    store: Store, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    store.have_image()
+    (store.fake.paths.image("box") / "old").touch()
+    real = store.fake.host.files.exchange
+
+    def killed(fresh: Path, name: Path) -> None:
+        if when == "after":
+            real(fresh, name)
+        raise Over
+
+    async def nothing(part: ImagePart) -> None:
+        """What is killed cleans up nothing."""
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store.fake.host.files, "exchange", killed)
+        patch.setattr(store.image_source, "remove", nothing)
+        with pytest.raises(Over):
+            await store.image_shelf.pull("box", force=True)
+    assert store.image_shelf.local("box") == IMAGE
+    assert (store.fake.paths.image("box") / "old").exists() == (when == "before")
+    monkeypatch.setattr(store.fake.proc, "look", lambda _: Life.GONE)
+    await store.image_shelf.clean()
+    assert store.seen() == ["box"]

@@ -110,6 +110,21 @@ async def test_what_is_installed_is_not_fetched_again_but_by_force(shop: Bench) 
     assert shop.there() == {NEW}
 
 
+async def test_at_no_moment_of_a_replacement_is_there_no_release(shop: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    shop.publish(NEW, archive(NEW))
+    await shop.install(NEW)
+
+    def killed(fresh: Path, name: Path) -> None:
+        assert (name / "firecracker").exists()
+        raise OSError(5, "the end")
+
+    monkeypatch.setattr(shop.fake.host.files, "exchange", killed)
+    with pytest.raises(OSError, match="the end"):
+        await shop.install(NEW, force=True)
+    assert shop.there() == {NEW}
+    assert (shop.fake.paths.firecracker(NEW) / "firecracker").exists()
+
+
 @pytest.mark.parametrize("listed", [b"", b"nonsense", b"0" * 64, b"0" * 64 + b"  another-name\n"])
 async def test_a_list_that_does_not_give_the_digest_is_refused(shop: Bench, listed: bytes) -> None:
     shop.publish(NEW, archive(NEW), listed=listed)

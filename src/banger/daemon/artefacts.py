@@ -147,17 +147,11 @@ class Shelf(Generic[E, M, P]):
         try:
             made = await source.ensure(part)
             self.host.files.write_atomic(staging / "manifest.json", codec.encode(made))
-            self._publish(staging, self.folder / entry.name)
+            self.host.files.exchange(staging, self.folder / entry.name)
         finally:
-            await source.remove(part)
+            await source.remove(part)  # also what it has replaced, if anything
         log.info("%s %s is ready", self.noun, entry.name)
         return made
-
-    def _publish(self, staging: Path, place: Path) -> None:
-        if place.exists():
-            place.rename(staging / "replaced")
-        staging.rename(place)
-        self.host.files.remove_tree(place / "replaced")
 
     async def delete(self, name: str) -> None:
         """Remove it in one visible step, also one that cannot be read; NotFound when it is not here."""

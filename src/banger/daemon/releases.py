@@ -106,7 +106,7 @@ class Releases:
             installed=self.host.clock.now(),
         )
         self.host.files.write_atomic(made / "manifest.json", codec.encode(release))
-        self._publish(made, self.host.paths.firecracker(found), staging, force)
+        self._publish(made, self.host.paths.firecracker(found), force)
         log.info("Firecracker %s is installed: %s", found, trust.value)
         return release
 
@@ -189,12 +189,10 @@ class Releases:
                 raise Corrupt(f"the jailer in the archive is not of Firecracker {show_version(found)}")
         return show_version(found)
 
-    def _publish(self, made: Path, place: Path, staging: Path, force: bool) -> None:
-        if place.exists():
-            if not force:
-                raise AlreadyExists(f"Firecracker {place.name} is installed", hint="to install it again, use --force")
-            place.rename(staging / "replaced")
-        self.host.files.replace(made, place)
+    def _publish(self, made: Path, place: Path, force: bool) -> None:
+        if place.exists() and not force:
+            raise AlreadyExists(f"Firecracker {place.name} is installed", hint="to install it again, use --force")
+        self.host.files.exchange(made, place)
 
     async def uninstall(self, version: str) -> None:
         """Remove an installed one; machines that run keep theirs, which they hold open."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import os
@@ -18,6 +19,8 @@ from banger.model.errors import HostLacks, NoSpace
 CHUNK = 1 << 20
 #: linux/fs.h
 FICLONE = 0x40049409
+#: linux/fcntl.h, linux/fs.h
+AT_FDCWD, RENAME_EXCHANGE = -100, 2
 
 
 class Files(Protocol):
@@ -58,6 +61,13 @@ class Files(Protocol):
 
     def replace(self, source: Path, target: Path) -> None:
         """Give a finished file its name, over whatever had it; once this returns, the name lasts."""
+
+    def exchange(self, fresh: Path, name: Path) -> None:
+        """Give a finished folder (or file) its name in one step; what had the name until then is at `fresh` afterwards, for the caller to remove.
+
+        Once this returns, the name lasts. On a file system that cannot exchange names (NFS for one) it takes two steps: a kill between them leaves the
+        name with nobody, and the old one beside `fresh`, with `.old` at the end of its name.
+        """
 
     def free_bytes(self, path: Path) -> int:
         """What an ordinary user may still write in the file system of `path` (or of its nearest existing parent)."""
@@ -204,6 +214,29 @@ class RealFiles:
         source.replace(target)
         _sync_folder(target.parent)
 
+    def exchange(self, fresh: Path, name: Path) -> None:
+        """See Files."""
+        try:
+            _exchange(fresh, name)
+        except FileNotFoundError:
+            fresh.rename(name)  # nobody had the name; if it is `fresh` that is missing, this says so
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+                raise
+            self._two_steps(fresh, name)
+        for folder in {fresh.parent, name.parent}:
+            _sync_folder(folder)
+
+    def _two_steps(self, fresh: Path, name: Path) -> None:
+        aside = fresh.with_name(f"{fresh.name}.old")
+        name.rename(aside)
+        try:
+            fresh.rename(name)
+        except OSError:
+            aside.rename(name)
+            raise
+        aside.rename(fresh)
+
     def free_bytes(self, path: Path) -> int:
         """See Files."""
         while not path.exists():
@@ -246,6 +279,16 @@ def explain(error: OSError, path: Path) -> OSError | NoSpace:
 def _unescaped(text: str) -> str:
     """The kernel writes blanks and the like as three octal digits (proc_pid_mountinfo(5))."""
     return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), text)
+
+
+def _exchange(one: Path, other: Path) -> None:
+    """renameat2(2); ENOSYS where the C library does not know it."""
+    call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if call is None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    if call(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), str(one), None, str(other))
 
 
 def _sync_folder(path: Path) -> None:
