@@ -63,13 +63,35 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     built: datetime
 
 
+class ImageConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How an image wants its commands run: what counts of a container image's configuration (OCI image specification, "Image Configuration").
+
+    `env` are variables; `workdir` is absolute, or empty; `user` is empty (root) or `name`, `uid`, either with `:group` or `:gid`; `entrypoint` and
+    `cmd` together are what the image runs; `stop_signal` is a name such as SIGTERM; `shell` is what builds run
+    their lines with. All empty: it says nothing.
+    """
+
+    env: dict[str, str] = {}
+    workdir: str = ""
+    user: str = ""
+    entrypoint: tuple[str, ...] = ()
+    cmd: tuple[str, ...] = ()
+    stop_signal: str = ""
+    shell: tuple[str, ...] = ()
+
+
 class ImageManifest(Manifest, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`images/NAME/manifest.json`: written last, so that a folder with one is a whole image. `digest` is `sha256:…` of `rootfs.ext4`."""
+    """`images/NAME/manifest.json`: written last, so that a folder with one is a whole image. `digest` is `sha256:…` of `rootfs.ext4`.
+
+    `init` is what `model/inits.py` makes of its files: a name, or empty for none. `architecture` is uname's word (`x86_64`), or empty: the host's.
+    """
 
     kernel: str
     used_bytes: int
     packages: int
     init: str
+    architecture: str = ""
+    config: ImageConfig = ImageConfig()
 
 
 class KernelManifest(Manifest, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -6,6 +6,7 @@ Owns the part's folder while it is being made; whatever goes wrong, `ensure` rem
 from __future__ import annotations
 
 import io
+import os
 import tarfile
 from collections.abc import Iterator
 from importlib.resources import files as resources
@@ -20,6 +21,7 @@ from banger.model.catalog import ImageEntry, ImageManifest, ImagePart
 from banger.model.errors import BadRequest, BangerError, Corrupt
 from banger.model.event import report, step
 from banger.model.finding import Finding
+from banger.model.inits import init_of
 
 MIB = 1 << 20
 #: The folder in the part's folder for all that does not stay.
@@ -91,7 +93,7 @@ class DebianImage:
         content = await self._measure(tree)
         size = image_size(content, part.entry.size_mib * MIB)
         await self.host.ext4.make_root(rootfs, size, folder=tree, label=part.entry.name, prefix=mapped(root))
-        packages, init = installed(tree), init_of(tree)
+        packages, init = installed(tree), init_of(Tree(tree))
         report("remove temporary files")
         await self._remove(build)
         report("compute digest")
@@ -112,7 +114,7 @@ class DebianImage:
         for command in cleaning(tree):
             if Path(command[2]).exists():  # a variant that configures nothing lacks some of them
                 await self._as_root(command)
-        layer = settings_tar(systemd=init_of(tree) == "systemd", sshd=(tree / "usr/sbin/sshd").exists())
+        layer = settings_tar(systemd=init_of(Tree(tree)) == "systemd", sshd=(tree / "usr/sbin/sshd").exists())
         await self._as_root(["tar", f"--directory={tree}", "--extract", "--file=-"], data=layer)
 
     async def _measure(self, tree: Path) -> int:
@@ -228,9 +230,14 @@ def installed(tree: Path) -> int:
         return 0
 
 
-def init_of(tree: Path) -> str:
-    """The init that is there: systemd, or none."""
-    return "systemd" if (tree / "usr/lib/systemd/systemd").exists() and (tree / "usr/sbin/init").is_symlink() else ""
+class Tree:
+    """What is in a folder, by paths from there; links are in it whatever they lead to."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __contains__(self, path: object) -> bool:
+        return isinstance(path, str) and os.path.lexists(self.folder / path)
 
 
 def backend(host: Host) -> DebianImage:
