@@ -42,6 +42,7 @@ from banger.host.proc import RealProc
 from banger.host.qmp import RealQmp
 from banger.host.remote import Line, remote
 from banger.host.resolver import RealResolver, Resolver
+from banger.host.rootfs import RealRootFs
 from banger.host.seat import STEP_DOWN, listening_at, take_seat
 from banger.host.sqlite import RealDatabases
 from banger.host.stream import RealDialer
@@ -116,6 +117,7 @@ def real_host(environment: Mapping[str, str]) -> Host:
         proc=proc,
         qmp=RealQmp(RealDialer()),
         resolver=real_resolver(RealResolver(proc, files), line),
+        rootfs=RealRootFs(proc),
         web=RealWeb(),
     )
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from banger.host.proc import Proc
     from banger.host.qmp import Qmp
     from banger.host.resolver import Resolver
+    from banger.host.rootfs import RootFs
     from banger.host.stream import Dialer
     from banger.host.web import Web
 
@@ -56,4 +57,5 @@ class Host:
     proc: Proc
     qmp: Qmp
     resolver: Resolver
+    rootfs: RootFs
     web: Web

@@ -32,6 +32,7 @@ from banger.testing.nft import FakeNft
 from banger.testing.privilege import FakePrivilege
 from banger.testing.proc import FakeProc
 from banger.testing.qemu import FakeQemu
+from banger.testing.rootfs import FakeRootFs
 from banger.testing.stream import FakeDialer
 from banger.testing.web import FakeWeb
 
@@ -54,7 +55,7 @@ class FakeHost:
             kernels=root / "state" / "kernels",
         )
         self.clock, self.consoles, self.dialer, self.ext4, self.facts = FakeClock(), FakeConsoles(), FakeDialer(), FakeExt4(), FakeFacts()
-        self.dm = FakeDm()
+        self.dm, self.rootfs = FakeDm(), FakeRootFs()
         self.jails, self.cgroups = FakeJails(), FakeCgroups()
         self.links, self.nft = FakeLinks(), FakeNft()
         self.proc, self.qemu, self.web = FakeProc(self.dialer), FakeQemu(), FakeWeb()
@@ -84,6 +85,7 @@ class FakeHost:
             proc=self.proc,
             qmp=RealQmp(self.dialer),
             resolver=self.resolver,
+            rootfs=self.rootfs,
             web=self.web,
         )
 
