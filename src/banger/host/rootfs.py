@@ -33,7 +33,7 @@ class Layer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What an image may be at most: all its layers unpacked (bytes), its entries, how deep and long (bytes) a path and what an entry's attributes take."""
+    """What an image may be at most: all its layers unpacked (bytes), its entries, how deep and long (bytes) a path, an entry's attributes (bytes)."""
 
     size: int = 64 << 30
     entries: int = 1_000_000
