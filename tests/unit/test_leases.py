@@ -14,7 +14,7 @@ from banger.daemon import Daemon
 from banger.model.errors import BadRequest, HostLacks, NoSpace
 from banger.model.vm import VmSpec, VmState
 from banger.testing import FakeHost, Mood
-from tests.unit.test_vms import SETTINGS, Place, result
+from tests.place import SETTINGS, Place, result
 
 BRIDGED = msgspec.structs.replace(SETTINGS, network="bridge")
 NAME = "br-banger"

@@ -23,7 +23,7 @@ from banger.model.names import Routing
 from banger.model.parts import NicPart
 from banger.model.vm import VmSpec
 from banger.testing import FakeHost, Mood
-from tests.unit.test_vms import SETTINGS, Place, reach, result, until
+from tests.place import SETTINGS, Place, reach, result, until
 
 AT = ("127.0.0.1", 42069)
 ADDRESS = "172.30.0.7"

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
@@ -22,8 +20,8 @@ from banger.frontends.cli.sshconfig import BEGIN, END, edit, fenced
 from banger.model.errors import BadRequest, GuestFailed, HostLacks, NoCommand, WrongState
 from banger.model.finding import Level
 from banger.model.ssh import fingerprint, is_public_key, parse_known_hosts, render_known_hosts, sound_keys
-from banger.testing import FakeGuest, FakeHost
-from tests.unit.test_vms import OTTER, SETTINGS, Place, result
+from banger.testing import FakeGuest
+from tests.place import OTTER, Place, result
 
 
 def key(kind: str = "ssh-ed25519", tail: bytes = bytes(36)) -> str:
@@ -85,12 +83,6 @@ def test_a_fingerprint_is_as_ssh_shows_it() -> None:
 
 
 # -- the daemon --------------------------------------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-async def place(tmp_path: Path) -> AsyncIterator[Place]:
-    async with FakeHost(tmp_path, SETTINGS) as fake, asyncio.timeout(20), AsyncExitStack() as stack:
-        yield Place(fake, stack)
 
 
 def guest_with(place: Place, *keys: object) -> FakeGuest:

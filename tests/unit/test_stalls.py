@@ -2,24 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
-from pathlib import Path
-
 import pytest
 
 from banger.daemon import stalls
 from banger.model.errors import NoSpace
 from banger.model.vm import VmState
-from banger.testing import FakeHost
-from tests.unit.test_vms import OTTER, SETTINGS, Place, result, until
-
-
-@pytest.fixture
-async def place(tmp_path: Path) -> AsyncIterator[Place]:
-    async with FakeHost(tmp_path, SETTINGS) as fake, asyncio.timeout(20), AsyncExitStack() as stack:
-        yield Place(fake, stack)
+from tests.place import OTTER, Place, result, until
 
 
 async def test_a_machine_that_a_full_disk_has_halted_says_so_and_goes_on_when_there_is_room(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,95 @@
+"""Keeping machines: they are brought up, watched until their VMM ends, and taken over by the next daemon. Owns the watch over each VMM's process."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from banger.daemon.machine import Machine
+from banger.daemon.names import Names
+from banger.daemon.roster import Roster
+from banger.daemon.stalls import tend
+from banger.daemon.store import Phase
+from banger.host import Host
+from banger.model.errors import BangerError
+
+log = logging.getLogger(__name__)
+MEET_TIMEOUT = 10.0
+
+
+class Keeping:
+    """What lives, and what has ended."""
+
+    def __init__(self, host: Host, roster: Roster, *, names: Names, tasks: asyncio.TaskGroup) -> None:
+        self.host, self.roster, self.names, self.tasks = host, roster, names, tasks
+        self.resources, self.leases = roster.resources, roster.leases
+
+    async def up(self, machine: Machine, wait: str) -> None:
+        """Bring it up, and see meanwhile that its name leads to it."""
+        async with self.names.beside(machine, self.tasks):
+            await machine.up(wait)
+
+    def watch(self, machine: Machine) -> None:
+        """Clean up as soon as the machine's VMM has ended, whoever ended it."""
+        if machine.watcher is None or machine.watcher.done():
+            machine.watcher = self.tasks.create_task(self._watch(machine), name=f"watch {machine.plan.name}")
+
+    async def _watch(self, machine: Machine) -> None:
+        try:
+            await self._until_gone(machine)
+            while not await machine.reap():
+                await self._until_gone(machine)
+            log.info("%s has ended", machine.plan.name)
+            self.leases.touch()
+            if machine.plan.rm and machine.phase is Phase.KEPT:
+                await self.roster.destroy(machine)
+        except (BangerError, OSError) as error:
+            machine.note = f"its process has ended, but something is left over: {error}"
+            log.warning("%s: %s", machine.plan.name, machine.note)
+
+    async def _until_gone(self, machine: Machine) -> None:
+        tending = asyncio.create_task(tend(machine))
+        try:
+            await self.resources.vmm(machine.plan).gone(machine.plan.machine)
+        finally:
+            tending.cancel()
+            await asyncio.wait([tending])
+
+    async def adopt(self) -> None:
+        """After a start of the daemon: undo what was half made or half removed, take over what runs, clean up after what has ended meanwhile.
+
+        What is half made in the cache has no row: it is known by its name.
+        """
+        for fresh in self.host.paths.cache.rglob("*.new"):
+            self.host.files.remove_tree(fresh)
+        self.roster.load()
+        await self.leases.settle()
+        for machine in list(self.roster.machines.values()):
+            try:
+                await self._adopt(machine)
+            except (BangerError, OSError) as error:
+                machine.note = f"could not be taken over: {error}"
+                log.warning("%s: %s", machine.plan.name, machine.note)
+        if self.leases.ready:
+            self.leases.touch()
+            self.tasks.create_task(self.leases.keep(), name="keep TAPs ready")
+
+    async def _adopt(self, machine: Machine) -> None:
+        plan = machine.plan
+        if machine.phase is not Phase.KEPT or plan.rm:
+            await self.roster.destroy(machine)
+        elif machine.inspect().running:
+            log.info("taking over %s", plan.name)
+            self.host.consoles.start(plan.id)
+            self.watch(machine)
+            self.tasks.create_task(self._greet(machine), name=f"greet {plan.name}")
+            await self.names.began(machine)
+        else:
+            await machine.down()
+
+    async def _greet(self, machine: Machine) -> None:
+        try:
+            await machine.meet(MEET_TIMEOUT)
+        except BangerError as error:
+            machine.note = f"its agent does not answer: {error}"
+            log.warning("%s: %s", machine.plan.name, machine.note)
