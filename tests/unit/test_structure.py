@@ -23,9 +23,9 @@ LONGEST_FILE, LONGEST_FUNCTION = 400, 60
 VAGUE = {"util", "utils", "helper", "helpers", "common", "manager", "managers", "misc"}
 #: Composition roots of their own processes, by design.
 NAMED_SO = {"src/banger/helper.py"}
-#: Hosts of package registries and mirrors, in pieces so that this file names none.
+#: Hosts of package registries and mirrors, in pieces so that this file names none. Docker Hub is no such: its name is the default of image references.
 REGISTRIES = [".".join(parts) for parts in (("pypi", "org"), ("pythonhosted", "org"), ("proxy", "golang", "org"), ("npmjs", "org"), ("crates", "io"))]
-REGISTRIES += [".".join(parts) for parts in (("deb", "debian", "org"), ("ftp", "debian", "org"), ("docker", "io"), ("ghcr", "io"), ("quay", "io"))]
+REGISTRIES += [".".join(parts) for parts in (("deb", "debian", "org"), ("ftp", "debian", "org"), ("ghcr", "io"), ("quay", "io"))]
 TEXT = {".py", ".go", ".md", ".json", ".toml", ".conf", ".sh", ".cfg", ".mod", ".service", ".socket", ""}
 
 
