@@ -48,6 +48,7 @@ DEVELOPMENT = {
     "passwd": "useradd",
     "mount": "mount",
     "btrfs-progs": "mkfs.btrfs",
+    "qemu-utils": "qemu-img",
 }
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 

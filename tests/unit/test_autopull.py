@@ -97,7 +97,7 @@ class Store:
             "kernel", host=fake.host, folder=fake.paths.kernels, catalog=KERNELS, manifest=KernelManifest, source=lambda _: self.kernel_source
         )
         self.kernels = Kernels(self.kernel_shelf, operations, lambda _: [])
-        self.images = Images(self.image_shelf, operations, self.kernels, lambda _: [])
+        self.images = Images(self.image_shelf, operations, self.kernels, lambda _: [], nobody)
 
     def have_image(self) -> None:
         put(self.fake.paths.image("box"), codec.encode(IMAGE))
@@ -113,6 +113,10 @@ class Store:
 def put(folder: Path, manifest: bytes) -> None:
     folder.mkdir()
     (folder / "manifest.json").write_bytes(manifest)
+
+
+async def nobody(_: str) -> None:
+    """There are no machines to delete."""
 
 
 class Over(Exception):

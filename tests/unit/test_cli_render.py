@@ -36,13 +36,22 @@ def test_clean_text_moves_no_cursor(text: str) -> None:
 
 def test_images_say_where_they_are() -> None:
     rows = [
-        {"name": "a", "local": True, "source": "debian", "kernel": "k", "size_bytes": 2 << 30, "used_bytes": 1 << 29, "built": "2026-01-02T03:04:05Z"},
+        {
+            "name": "a",
+            "local": True,
+            "source": "debian",
+            "kernel": "k",
+            "size_bytes": 2 << 30,
+            "used_bytes": 1 << 29,
+            "built": "2026-01-02T03:04:05Z",
+            "used_by": ["x", "y", "z"],
+        },
         {"name": "b", "local": False, "source": "debian", "kernel": "k", "size_bytes": 0, "used_bytes": 0, "built": None, "description": "small"},
     ]
     assert result("image.list", rows, 0).splitlines() == [
-        "NAME  STATE      SIZE  USED  BUILT       SOURCE  KERNEL  DESCRIPTION",
-        "a     local      2G    512M  2026-01-02  debian  k       -",
-        "b     available  -     -     -           debian  k       small",
+        "NAME  STATE      SIZE  USED  BUILT       SOURCE  KERNEL  USED BY          DESCRIPTION",
+        "a     local      2G    512M  2026-01-02  debian  k       x, y and 1 more  -",
+        "b     available  -     -     -           debian  k       -                small",
     ]
 
 

@@ -150,9 +150,15 @@ class Jailing:
         uid = self._user(vm, tap)
         root = base / Path(binary.path).resolve().name / words[2] / "root"
         self.host.files.private_folder(base)
-        self.host.jails.furnish(root, things, uid)
+        self.host.jails.furnish(root, [self._lent(thing) for thing in things], uid)
         cgroup = "" if self.host.cgroups.lack() else self.host.cgroups.ensure(words[2], bounds)
         return argv(words, jailer=binary.jailer, uid=uid, base=base, cgroup=cgroup, netns=netns)
+
+    def _lent(self, thing: Thing) -> Thing:
+        """An image that is a file of the user's own is only lent to us."""
+        paths = self.host.paths
+        ours = any(Path(thing.source).is_relative_to(root) for root in (paths.state, paths.cache, paths.images, paths.kernels, Path("/dev")))
+        return thing if ours or not thing.read_only else msgspec.structs.replace(thing, lent=True)
 
     def _user(self, vm: VmId, tap: str) -> int:
         """Computed, so that nothing has to be remembered; that two machines get the same one is next to impossible unless the range is made small."""

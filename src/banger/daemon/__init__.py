@@ -93,7 +93,7 @@ class Daemon:
 def compose(host: Host, *, databases: Databases, build: str, agent: Path, catalogs: Path, tasks: asyncio.TaskGroup) -> Daemon:
     """Join the services; opens the database, touches nothing else."""
     from banger.daemon.boots import Boots
-    from banger.daemon.images import Images, Kernels
+    from banger.daemon.images import Images, Kernels, evict
     from banger.daemon.names import Names
     from banger.daemon.operations import Operations
     from banger.daemon.releases import Releases
@@ -105,7 +105,13 @@ def compose(host: Host, *, databases: Databases, build: str, agent: Path, catalo
     kernel_shelf, image_shelf = _shelves(host, catalogs)
     operations = Operations(host.clock, tasks)
     kernels = Kernels(kernel_shelf, operations, lambda name: kernel_users(name))
-    images = Images(image_shelf, operations, kernels, lambda name: [row.name for row in vms.rows() if row.image == name])
+    images = Images(
+        image_shelf,
+        operations,
+        kernels,
+        lambda name: [row.name for row in vms.rows() if row.image == name],
+        lambda name: evict(vms.rows(), vms.delete, name),
+    )
     names = Names(host, lambda: vms.machines.values())
     store = Store(databases.open(host.paths.database, MIGRATIONS))
     vms = Vms(

@@ -11,7 +11,7 @@ import difflib
 import logging
 import os
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
@@ -22,7 +22,7 @@ from banger.host import Host
 from banger.host.proc import Life, ProcessId
 from banger.model import codec
 from banger.model.catalog import Entry, ImageEntry, ImageManifest, Manifest
-from banger.model.errors import BadRequest, BangerError, NotFound
+from banger.model.errors import AlreadyExists, BadRequest, BangerError, NotFound
 from banger.model.event import report, step
 from banger.model.finding import Finding
 from banger.model.ids import valid_artefact_name
@@ -37,7 +37,10 @@ STAGING = ".staging"
 
 
 class Listed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A row of `image list` or `kernel list`; what is only in a catalog has no sizes and no date. `kernel` is empty for kernels."""
+    """A row of `image list` or `kernel list`; what is only in a catalog has no sizes and no date. `kernel` is empty for kernels.
+
+    `source` of an image that is a file of the user's own is that file; `used_by` are the machines (and images) that need it.
+    """
 
     name: str
     local: bool
@@ -47,6 +50,7 @@ class Listed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     used_bytes: int = 0
     built: datetime | None = None
     description: str = ""
+    used_by: tuple[str, ...] = ()
 
 
 class Source(Protocol[E_contra, M_co, P]):
@@ -105,6 +109,12 @@ class Shelf(Generic[E, M, P]):
             raise self._missing(name)
         return found
 
+    def known(self, name: str) -> str:
+        """The name itself, if it is here or in a catalog; else NotFound."""
+        if name not in self.catalog and not (self.folder / valid_artefact_name(name)).exists():
+            raise self._missing(name)
+        return name
+
     def check(self, name: str) -> list[Finding]:
         """What making it takes, as its source finds it; nothing when it is here already, or when nobody has it (which is told when it is needed)."""
         entry = None if (self.folder / valid_artefact_name(name)).exists() else self.catalog.get(name)
@@ -133,15 +143,43 @@ class Shelf(Generic[E, M, P]):
                     return found
                 return await self._build(entry)
 
+    async def put(self, entry: E, *, force: bool) -> M:
+        """Make what no catalog has, under a name that must be free; with `force` it replaces what is here."""
+        lock = self.locks.setdefault(valid_artefact_name(entry.name), asyncio.Lock())
+        async with lock:
+            if not force:
+                self._require_free(entry.name)
+            return await self._build(entry)
+
+    async def tag(self, name: str, new: str, renamed: Callable[[M, str], M], file: str) -> M:
+        """A second name for what is here: the same bytes of `file`, if it has one, and a manifest of its own (`renamed` makes it)."""
+        async with AsyncExitStack() as locks:
+            for each in sorted({valid_artefact_name(name), valid_artefact_name(new)}):
+                await locks.enter_async_context(self.locks.setdefault(each, asyncio.Lock()))
+            made = renamed(self.show(name), new)
+            self._require_free(new)
+            staging = self.host.files.private_folder(self._own_staging(new))
+            try:
+                if self.host.files.size(self.folder / name / file) is not None:
+                    self.host.files.link(self.folder / name / file, staging / file)
+                self.host.files.write_atomic(staging / "manifest.json", codec.encode(made))
+                self.host.files.exchange(staging, self.folder / new)
+            finally:
+                self.host.files.remove_tree(staging)
+        return made
+
+    def _require_free(self, name: str) -> None:
+        if (self.folder / name).exists():
+            raise AlreadyExists(f"there is a {self.noun} {name} already", hint=f"choose another name, or: banger {self.noun} delete {name}")
+
     async def _build(self, entry: E) -> M:
-        me = self.host.proc.identify(os.getpid())
-        assert me is not None, "a process finds itself"
-        staging = self._staging(me.pid, me.start, entry.name)
+        staging = self._own_staging(entry.name)
         try:
             source = self.source(entry.source)
             part = source.plan(entry, staging)
         except BadRequest as error:
-            error.add_note(f"so says the catalog's entry of {self.noun} {entry.name}")
+            if entry == self.catalog.get(entry.name):
+                error.add_note(f"so says the catalog's entry of {self.noun} {entry.name}")
             raise
         self.host.files.private_folder(staging)
         try:
@@ -163,9 +201,9 @@ class Shelf(Generic[E, M, P]):
             place.rename(away)
             self.host.files.remove_tree(away)
 
-    def rows(self, *, available: bool) -> list[Listed]:
-        """Local ones, and with `available` those that only a catalog has."""
-        rows = {made.name: listed(made, self.catalog.get(made.name)) for made in self.every()}
+    def rows(self, *, available: bool, users: Callable[[str], list[str]]) -> list[Listed]:
+        """Local ones, and with `available` those that only a catalog has; `users` says who needs one."""
+        rows = {made.name: listed(made, self.catalog.get(made.name), users(made.name)) for made in self.every()}
         if available:
             rows = {entry.name: offered(entry) for entry in self.catalog.values()} | rows
         return [rows[name] for name in sorted(rows)]
@@ -177,6 +215,11 @@ class Shelf(Generic[E, M, P]):
             if self.host.proc.look(ProcessId(int(pid), int(start))) is Life.GONE:
                 log.info("removing the unfinished %s %s", self.noun, name)
                 await self._discard(path, self.catalog.get(name))
+
+    def _own_staging(self, name: str) -> Path:
+        me = self.host.proc.identify(os.getpid())
+        assert me is not None, "a process finds itself"
+        return self._staging(me.pid, me.start, name)
 
     def _staging(self, pid: int, start: int, name: str) -> Path:
         return self.folder / f"{STAGING}~{pid}~{start}~{name}~{self.host.clock.random(3).hex()}"
@@ -205,10 +248,10 @@ def offered(entry: Entry) -> Listed:
     return Listed(name=entry.name, local=False, source=entry.source, kernel=kernel, description=entry.description)
 
 
-def listed(made: Manifest, entry: Entry | None) -> Listed:
+def listed(made: Manifest, entry: Entry | None, users: list[str]) -> Listed:
     """The row of what is here; its description is the catalog's, if it still has one."""
     row = Listed(name=made.name, local=True, source=made.source, size_bytes=made.size_bytes, used_bytes=made.size_bytes, built=made.built)
-    described = msgspec.structs.replace(row, description=entry.description if entry else "")
+    described = msgspec.structs.replace(row, description=entry.description if entry else "", used_by=tuple(users))
     if isinstance(made, ImageManifest):
-        return msgspec.structs.replace(described, kernel=made.kernel, used_bytes=made.used_bytes)
+        return msgspec.structs.replace(described, kernel=made.kernel, used_bytes=made.used_bytes, source=made.file or made.source)
     return described

@@ -23,20 +23,21 @@ class Boots:
     def __init__(self, host: Host, agent: Path) -> None:
         self.host, self.agent = host, agent
 
-    def initramfs(self, kernel: KernelManifest) -> Path:
-        """The archive for a kernel, made unless it is there."""
+    def initramfs(self, kernel: KernelManifest, filesystem: str = "ext4") -> Path:
+        """The archive for a kernel and an image's kind of file system, made unless it is there."""
         agent = self.host.files.read(self.agent)
         if agent is None:
             raise HostLacks(f"the guest's agent is missing: {self.agent}", hint="install banger anew")
-        recipe = "\n".join([hashlib.sha256(agent).hexdigest(), kernel.digest, kernel.release, *MODULES])
+        modules = [*MODULES, *([] if filesystem == "ext4" else [filesystem])]  # ext4 itself is in every kernel: the machine's own disk is that
+        recipe = "\n".join([hashlib.sha256(agent).hexdigest(), kernel.digest, kernel.release, *modules])
         place = self.host.paths.initramfs(hashlib.sha256(recipe.encode()).hexdigest()[:32])
         if not place.exists():
             self.host.files.private_folder(place.parent)
-            self.host.cpio.write(place, self._entries(agent, kernel))
+            self.host.cpio.write(place, self._entries(agent, kernel, modules))
         return place
 
-    def _entries(self, agent: bytes, kernel: KernelManifest) -> list[CpioEntry]:
-        modules = self.host.kmod.closure(self.host.paths.kernel(kernel.name) / "modules", list(MODULES))
+    def _entries(self, agent: bytes, kernel: KernelManifest, wanted: list[str]) -> list[CpioEntry]:
+        modules = self.host.kmod.closure(self.host.paths.kernel(kernel.name) / "modules", wanted)
         names = [f"lib/{module.name}" for module in modules]
         return [
             file("init", agent, 0o755),

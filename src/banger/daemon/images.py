@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from pathlib import Path
+
+import msgspec
 
 from banger.daemon.artefacts import Listed, Shelf
 from banger.daemon.operations import Operations, Progress
 from banger.model.catalog import ImageEntry, ImageManifest, ImagePart, KernelEntry, KernelManifest, KernelPart
 from banger.model.errors import WrongState
 from banger.model.finding import Finding
+from banger.model.vm import VmState, VmStatus
 
 Users = Callable[[str], list[str]]
 """Name → the names of the machines that use it."""
+
+
+async def evict(machines: Sequence[VmStatus], delete: Callable[[str], Awaitable[None]], image: str) -> None:
+    """Delete the machines made from an image; WrongState, and none is deleted, when one of them is not stopped."""
+    users = [machine for machine in machines if machine.image == image]
+    busy = [machine.name for machine in users if machine.state is not VmState.STOPPED]
+    if busy:
+        raise WrongState(f"image {image} is used by {', '.join(busy)}, not stopped", hint=f"run: banger vm stop {' '.join(busy)}")
+    for machine in users:
+        await delete(machine.id)
 
 
 class Kernels:
@@ -26,7 +40,7 @@ class Kernels:
 
     def rows(self, *, available: bool) -> list[Listed]:
         """See Shelf.rows."""
-        return self.shelf.rows(available=available)
+        return self.shelf.rows(available=available, users=self.users)
 
     def show(self, name: str) -> KernelManifest:
         """The local kernel of that name."""
@@ -45,10 +59,17 @@ class Kernels:
 
 
 class Images:
-    """Root file systems."""
+    """Root file systems. `evict` deletes the machines that use one, if none of them runs."""
 
-    def __init__(self, shelf: Shelf[ImageEntry, ImageManifest, ImagePart], operations: Operations, kernels: Kernels, users: Users) -> None:
-        self.shelf, self.operations, self.kernels, self.users = shelf, operations, kernels, users
+    def __init__(
+        self,
+        shelf: Shelf[ImageEntry, ImageManifest, ImagePart],
+        operations: Operations,
+        kernels: Kernels,
+        users: Users,
+        evict: Callable[[str], Awaitable[None]],
+    ) -> None:
+        self.shelf, self.operations, self.kernels, self.users, self.evict = shelf, operations, kernels, users, evict
 
     def check(self, name: str) -> list[Finding]:
         """What the host must have so that the image and its kernel can be made here, as far as they must be."""
@@ -62,7 +83,7 @@ class Images:
 
     def rows(self, *, available: bool) -> list[Listed]:
         """See Shelf.rows."""
-        return self.shelf.rows(available=available)
+        return self.shelf.rows(available=available, users=self.users)
 
     def show(self, name: str) -> ImageManifest:
         """The local image of that name."""
@@ -80,8 +101,47 @@ class Images:
 
         return self.operations.follow(self.operations.begin("image.pull", name, work))
 
-    async def delete(self, name: str) -> None:
-        """Remove it unless a machine uses it."""
+    def base(self, image: ImageManifest) -> Path:
+        """The file of an image's root file system; WrongState when it is the user's own and no longer the one that was registered."""
+        if not image.file:
+            return self.shelf.host.paths.image(image.name) / "rootfs.ext4"
+        found = self.shelf.host.files.stamp(Path(image.file))
+        if found != image.stamp:
+            what = "has changed since it was registered" if found != (0, 0) else "is missing"
+            again = f"to take it as it is now: banger image register --force {image.name} --rootfs {image.file}"
+            raise WrongState(f"image {image.name}: its file {image.file} {what}", hint=again)
+        return Path(image.file)
+
+    def register(self, name: str, *, rootfs: str, kernel: str | None, force: bool) -> AsyncIterator[Progress[ImageManifest]]:
+        """Make an image of a file of the user's as an operation. The file stays the user's, but a qcow2 file is unfolded into one of ours."""
+        if force:
+            refuse_used("image", name, self.users(name))
+        chosen = self.kernels.shelf.known(kernel or self.shelf.host.settings.default_kernel)
+        entry = ImageEntry(name=name, source="rootfs", kernel=chosen, file=rootfs, managed=False)
+        return self.operations.follow(self.operations.begin("image.register", name, lambda: self.shelf.put(entry, force=force)))
+
+    def promote(self, name: str) -> AsyncIterator[Progress[ImageManifest]]:
+        """Take a copy of a registered file, as an operation; an image that is banger's own already stays as it is."""
+
+        async def work() -> ImageManifest:
+            image = self.show(name)
+            if not image.file:
+                return image
+            self.base(image)
+            entry = ImageEntry(name=name, source="rootfs", kernel=image.kernel, file=image.file)
+            return await self.shelf.put(entry, force=True)
+
+        self.show(name)
+        return self.operations.follow(self.operations.begin("image.promote", name, work))
+
+    async def tag(self, name: str, new: str) -> ImageManifest:
+        """A second name for an image; the bytes are there once, until both names are gone."""
+        return await self.shelf.tag(name, new, lambda image, name: msgspec.structs.replace(image, name=name), "rootfs.ext4")
+
+    async def delete(self, name: str, *, force: bool = False) -> None:
+        """Remove it unless a machine uses it; with `force` those machines go first, but for one that runs, which keeps all of them."""
+        if force and self.users(name):
+            await self.evict(name)
         refuse_used("image", name, self.users(name))
         await self.shelf.delete(name)
 

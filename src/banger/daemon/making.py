@@ -92,9 +92,10 @@ class Making:
             kernel = await self.kernels.need(image.kernel)
         async with step("plan", "deciding"):
             boot = planning.Boot(
-                base=self.host.paths.image(image.name) / "rootfs.ext4",
+                base=self.images.base(image),
+                stamp=image.stamp,
                 kernel=self.host.paths.kernel(kernel.name) / "vmlinux",
-                initramfs=self.boots.initramfs(kernel),
+                initramfs=self.boots.initramfs(kernel, image.filesystem),
             )
             plan = planning.decide(
                 asked,

@@ -107,6 +107,7 @@ class Boot(msgspec.Struct, frozen=True, kw_only=True):
     base: Path
     kernel: Path
     initramfs: Path
+    stamp: tuple[int, int] = (0, 0)
 
 
 NO_BOOT = Boot(base=Path("/"), kernel=Path("/"), initramfs=Path("/"))
@@ -120,7 +121,7 @@ def parts(asked: Resolved, vm: VmId, boot: Boot, backends: Backends, taken: froz
         memory_mib=asked.memory_mib,
         kernel=str(boot.kernel),
         initramfs=str(boot.initramfs),
-        disk=backends.disk.plan(vm, base=boot.base, size=asked.disk_bytes),
+        disk=backends.disk.plan(vm, base=boot.base, size=asked.disk_bytes, stamp=boot.stamp),
         nic=backends.network.plan(vm, host_access=asked.host_access, sockets=backends.vmm.sockets(), nat=asked.nat, taken=taken),
     )
 

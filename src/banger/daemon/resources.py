@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from banger.backends import load, names
+from banger.backends.bases import require_unchanged
 from banger.backends.disk import Attachable, Disk
 from banger.backends.network import Network
 from banger.backends.vmm import Vmm
@@ -50,7 +51,8 @@ class Resources:
                 await self.vmms[part.backend].remove(part)
 
     async def attach(self, part: DiskPart) -> None:
-        """Let the host's kernel show a disk that needs it; twice is once."""
+        """Let the host's kernel show a disk that needs it; twice is once. WrongState when what it lies over has changed."""
+        require_unchanged(self.host, part)
         disk = self.disks[part.backend]
         if isinstance(disk, Attachable):
             await disk.attach(part)

@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
-from banger.model.errors import HostLacks, NoSpace
+from banger.model.errors import HostLacks, NoSpace, NotFound
 
 CHUNK = 1 << 20
 #: linux/fs.h
@@ -34,6 +34,12 @@ class Files(Protocol):
 
     def read(self, path: Path) -> bytes | None:
         """The content, or None when the file does not exist; any other failure is raised as itself."""
+
+    def head(self, path: Path, count: int) -> bytes:
+        """The first `count` bytes of a regular file, or all it has; NotFound when it is missing or something else (nothing is waited for)."""
+
+    def link(self, source: Path, target: Path) -> None:
+        """A second name for the same file, which nobody writes: a hard link, else a clone; HostLacks where the file system has neither."""
 
     def write_atomic(self, path: Path, data: bytes, *, mode: int = 0o600, durable: bool = True) -> None:
         """Replace or make a file in one step, on disk before it is seen (unless not `durable`: then only as far as this boot goes)."""
@@ -112,6 +118,30 @@ class RealFiles:
             return None
         with os.fdopen(descriptor, "rb") as file:
             return file.read()
+
+    def head(self, path: Path, count: int) -> bytes:
+        """See Files."""
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+        except FileNotFoundError as error:
+            raise NotFound(f"{path} does not exist") from error
+        except PermissionError as error:
+            raise HostLacks(f"{path} is not for this user to read: {error.strerror}") from error
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise NotFound(f"{path} is not a file")
+            return os.pread(descriptor, count, 0)
+        finally:
+            os.close(descriptor)
+
+    def link(self, source: Path, target: Path) -> None:
+        """See Files."""
+        try:
+            target.hardlink_to(source)
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.EXDEV):
+                raise explain(error, target) from error
+            self.clone(source, target, source.stat().st_size)
 
     def write_atomic(self, path: Path, data: bytes, *, mode: int = 0o600, durable: bool = True) -> None:
         """See Files."""

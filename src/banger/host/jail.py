@@ -28,11 +28,15 @@ MNT_DETACH, UMOUNT_NOFOLLOW = 2, 8
 
 
 class Thing(msgspec.Struct, frozen=True, kw_only=True):
-    """A file or block device on the host, `source`, and the plain `name` it has in the jail's root."""
+    """A file or block device on the host, `source`, and the plain `name` it has in the jail's root.
+
+    `lent`: the file is not banger's, so nothing about it is changed: it gets no other mode, and is shown by a mount that is read-only.
+    """
 
     name: str
     source: str
     read_only: bool
+    lent: bool = False
 
 
 class Jails(Protocol):
@@ -84,21 +88,24 @@ class RealJails:
         root.mkdir(mode=0o700, parents=True)
         for thing in things:
             try:
-                self._put(Path(thing.source).resolve(strict=True), root / thing.name, thing.read_only, uid)
+                self._put(Path(thing.source).resolve(strict=True), root / thing.name, thing, uid)
             except OSError as error:
                 told = explain(error, root)
                 reason = error.strerror or str(error)
                 raise HostLacks(f"cannot put {thing.source} into a jail: {reason}", hint="or set jailer to no") if told is error else told from error
         os.chown(root, uid, uid)
 
-    def _put(self, source: Path, target: Path, read_only: bool, uid: int) -> None:
-        status = source.stat()
+    def _put(self, source: Path, target: Path, thing: Thing, uid: int) -> None:
+        status, read_only = source.stat(), thing.read_only
         if stat.S_ISBLK(status.st_mode):
             os.mknod(target, stat.S_IFBLK | (0o400 if read_only else 0o600), status.st_rdev)
             os.chown(target, uid, uid)
             return
         if not stat.S_ISREG(status.st_mode):
             raise HostLacks(f"{source} is neither a file nor a block device")
+        if thing.lent:
+            self._lend(source, target, status.st_mode)
+            return
         if not read_only:
             os.chown(source, uid, uid)
         elif not status.st_mode & stat.S_IROTH:
@@ -107,6 +114,12 @@ class RealJails:
             os.link(source, target)
         except OSError:  # another file system, or one without hard links
             self._mount(source, target, read_only)
+
+    def _lend(self, source: Path, target: Path, mode: int) -> None:
+        if not mode & stat.S_IROTH:
+            hint = f"chmod o+r {source}, or take a copy among banger's images: banger image promote NAME"
+            raise HostLacks(f"{source} is not readable by the jail's user, which is not its owner", hint=hint)
+        self._mount(source, target, True)
 
     def _mount(self, source: Path, target: Path, read_only: bool) -> None:
         target.touch(mode=0o600)

@@ -22,6 +22,7 @@ class ImageEntry(Entry, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A root file system: `kernel` is the name of the kernel it boots with; suite, variant and packages are for source `debian`.
 
     `size_mib` is the size of the file system (sparse); it must hold the content, what the machine writes goes elsewhere.
+    `file` and `managed` are for source `rootfs`: a file on this host, and whether it is copied or used where it is.
     """
 
     kernel: str
@@ -29,6 +30,8 @@ class ImageEntry(Entry, frozen=True, kw_only=True, forbid_unknown_fields=True):
     variant: str = ""
     packages: tuple[str, ...] = ()
     size_mib: int = 2048
+    file: str = ""
+    managed: bool = True
 
 
 class KernelEntry(Entry, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -84,6 +87,8 @@ class ImageManifest(Manifest, frozen=True, kw_only=True, forbid_unknown_fields=T
     """`images/NAME/manifest.json`: written last, so that a folder with one is a whole image. `digest` is `sha256:…` of `rootfs.ext4`.
 
     `init` is what `model/inits.py` makes of its files: a name, or empty for none. `architecture` is uname's word (`x86_64`), or empty: the host's.
+    `file` is set where the root file system is a file of the user's own (unmanaged): never written, never removed, and known again by its `stamp`,
+    when it was last changed (ns) and its length. `filesystem` is what the guest's kernel has to know: ext4, erofs or squashfs.
     """
 
     kernel: str
@@ -92,6 +97,9 @@ class ImageManifest(Manifest, frozen=True, kw_only=True, forbid_unknown_fields=T
     init: str
     architecture: str = ""
     config: ImageConfig = ImageConfig()
+    filesystem: str = "ext4"
+    file: str = ""
+    stamp: tuple[int, int] = (0, 0)
 
 
 class KernelManifest(Manifest, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -20,6 +20,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """What the user may set in `config.toml`, or by `BANGER_NAME` in the environment of the command that starts the daemon."""
 
     default_image: Annotated[str, msgspec.Meta(description="image of a machine that names none")] = "debian-bookworm"
+    default_kernel: Annotated[str, msgspec.Meta(description="kernel of an image that names none")] = "debian-6.1"
     vcpu: Annotated[int, msgspec.Meta(description="virtual CPUs; 0: a quarter of the host's, at most 4", ge=0, le=64)] = 0
     memory_mib: Annotated[int, msgspec.Meta(description="memory in MiB; 0: an eighth of the host's, at most 8192", ge=0)] = 0
     disk: Annotated[str, msgspec.Meta(description="kind of disk of a machine that names none")] = "overlay"

@@ -33,6 +33,11 @@ def drives(disk: DiskPart, paths: Paths) -> tuple[Drive, ...]:
             return Drive(role="lower", path=disk.base, read_only=True), Drive(role="upper", path=str(paths.overlay(disk.vm)))
 
 
+def leans(disk: DiskPart) -> bool:
+    """Whether the disk is nothing without the image's file; a clone stands by itself once it is made."""
+    return disk.backend != "reflink"
+
+
 def words(found: Iterable[Drive], called: Callable[[int, Drive], str]) -> tuple[str, ...]:
     """What the guest's kernel is told, for the agent to read: which disk has which role. `called`: how the guest finds a drive, by its place."""
     return tuple(f"banger.{drive.role}={called(place, drive)}" for place, drive in enumerate(found))

@@ -11,12 +11,16 @@ from banger.model.ids import VmId
 
 
 class DiskPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="part", tag="disk"):
-    """The root disk: `base` is the image's file, which nobody writes; `size` is how much the machine may write. What a VMM opens: `model/drives.py`."""
+    """The root disk: `base` is the image's file, which nobody writes; `size` is how much the machine may write. What a VMM opens: `model/drives.py`.
+
+    `stamp` is when a base that is the user's own file was last changed (ns), and its length; zeros where the base is banger's.
+    """
 
     backend: str
     vm: VmId
     base: str
     size: int
+    stamp: tuple[int, int] = (0, 0)
 
 
 class NicPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="part", tag="nic"):

@@ -32,7 +32,25 @@ def pull(daemon: Daemon, *, name: str, force: bool = False) -> AsyncIterator[Pro
     return daemon.images.pull(name, force=force)
 
 
+@op("POST /images/{name}/register")
+def register(daemon: Daemon, *, name: str, rootfs: str, kernel: str | None = None, force: bool = False) -> AsyncIterator[Progress[ImageManifest]]:
+    """Make an image of a root file system in a file: a raw one is used where it is and never written, a qcow2 one is unfolded into a copy."""
+    return daemon.images.register(name, rootfs=rootfs, kernel=kernel, force=force)
+
+
+@op("POST /images/{name}/promote")
+def promote(daemon: Daemon, *, name: str) -> AsyncIterator[Progress[ImageManifest]]:
+    """Take a copy of a registered file among banger's own images, sharing its blocks where the file system can."""
+    return daemon.images.promote(name)
+
+
+@op("POST /images/{name}/tag")
+async def tag(daemon: Daemon, *, name: str, new: str) -> ImageManifest:
+    """Give a local image a second name; nothing is copied."""
+    return await daemon.images.tag(name, new)
+
+
 @op("DELETE /images/{name}")
-async def delete(daemon: Daemon, *, name: str) -> None:
-    """Delete a local image that no machine uses."""
-    await daemon.images.delete(name)
+async def delete(daemon: Daemon, *, name: str, force: bool = False) -> None:
+    """Delete a local image that no machine uses; with `force` its stopped machines, too. A registered file stays where it is."""
+    await daemon.images.delete(name, force=force)

@@ -18,8 +18,8 @@ LEAST, MOST = 64 << 20, 16 << 40
 class Disk(Protocol):
     """`ensure` keeps what a machine has written already; `remove` destroys it. Where the VMM finds it: `model/drives.py`."""
 
-    def plan(self, vm: VmId, *, base: Path, size: int) -> DiskPart:
-        """Decide; BadRequest on an impossible size (bytes)."""
+    def plan(self, vm: VmId, *, base: Path, size: int, stamp: tuple[int, int] = (0, 0)) -> DiskPart:
+        """Decide; BadRequest on an impossible size (bytes). `stamp`: see DiskPart."""
 
     async def ensure(self, part: DiskPart) -> None:
         """Make the machine's own file, empty, unless it is there; NoSpace when it cannot be."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from banger.backends.bases import require_base
 from banger.backends.disk import possible
 from banger.host.dm import Mapping, revived
-from banger.model.errors import Corrupt, HostLacks, NoSpace
+from banger.model.errors import BadRequest, Corrupt, HostLacks, NoSpace
 from banger.model.finding import Finding, Level
 from banger.model.parts import DiskPart, PartStatus
 from banger.model.sizes import show_size
@@ -43,9 +43,9 @@ class DeviceMapper:
     def __init__(self, host: Host) -> None:
         self.host = host
 
-    def plan(self, vm: VmId, *, base: Path, size: int) -> DiskPart:
+    def plan(self, vm: VmId, *, base: Path, size: int, stamp: tuple[int, int] = (0, 0)) -> DiskPart:
         """See Disk."""
-        return DiskPart(backend="devmapper", vm=vm, base=str(base), size=possible(size))
+        return DiskPart(backend="devmapper", vm=vm, base=str(base), size=possible(size), stamp=stamp)
 
     async def ensure(self, part: DiskPart) -> None:
         """See Disk."""
@@ -55,12 +55,22 @@ class DeviceMapper:
         missing = self.usable()
         if missing:
             raise HostLacks(missing, hint="run: banger doctor")
+        self._require_reach(part)
         require_base(self.host, part)
         folder = files.private_folder(target.parent)
         free = files.free_bytes(folder)
         if free < RESERVE:
             raise NoSpace(f"{folder} has {show_size(free)} left, a new disk needs {show_size(RESERVE)}", hint="free some space")
         files.make_sparse(target, cow_bytes(part.size))
+
+    def _require_reach(self, part: DiskPart) -> None:
+        """The helper maps files in banger's own folders only, whatever the user has elsewhere."""
+        paths = self.host.paths
+        if not self.host.facts.root() and not any(Path(part.base).is_relative_to(root) for root in (paths.images, paths.state)):
+            raise BadRequest(
+                f"a disk of kind devmapper is made by the helper, which does not reach {part.base}",
+                hint="take a copy among banger's images: banger image promote NAME; or choose --disk overlay",
+            )
 
     async def attach(self, part: DiskPart) -> None:
         """See Attachable."""

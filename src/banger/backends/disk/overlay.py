@@ -31,9 +31,9 @@ class Overlay:
     def __init__(self, host: Host) -> None:
         self.host = host
 
-    def plan(self, vm: VmId, *, base: Path, size: int) -> DiskPart:
+    def plan(self, vm: VmId, *, base: Path, size: int, stamp: tuple[int, int] = (0, 0)) -> DiskPart:
         """See Disk."""
-        return DiskPart(backend="overlay", vm=vm, base=str(base), size=possible(size))
+        return DiskPart(backend="overlay", vm=vm, base=str(base), size=possible(size), stamp=stamp)
 
     async def ensure(self, part: DiskPart) -> None:
         """See Disk."""

@@ -82,13 +82,21 @@ def _shelf(row: Row) -> list[str]:
 
 def images(rows: list[Row], now: float) -> str:
     """`image list`."""
-    heads = ("NAME", "STATE", "SIZE", "USED", "BUILT", "SOURCE", "KERNEL", "DESCRIPTION")
-    return table(heads, [[*_shelf(row), _text(row, "kernel"), _text(row, "description")] for row in rows])
+    heads = ("NAME", "STATE", "SIZE", "USED", "BUILT", "SOURCE", "KERNEL", "USED BY", "DESCRIPTION")
+    return table(heads, [[*_shelf(row), _text(row, "kernel"), _users(row), _text(row, "description")] for row in rows])
 
 
 def kernels(rows: list[Row], now: float) -> str:
     """`kernel list`."""
-    return table(("NAME", "STATE", "SIZE", "USED", "BUILT", "SOURCE", "DESCRIPTION"), [[*_shelf(row), _text(row, "description")] for row in rows])
+    heads = ("NAME", "STATE", "SIZE", "USED", "BUILT", "SOURCE", "USED BY", "DESCRIPTION")
+    return table(heads, [[*_shelf(row), _users(row), _text(row, "description")] for row in rows])
+
+
+def _users(row: Row) -> str:
+    """Two of them, and how many more there are."""
+    users = row.get("used_by")
+    names = [clean(str(user)) for user in users] if isinstance(users, list) else []
+    return ", ".join(names[:2]) + (f" and {len(names) - 2} more" if len(names) > 2 else "") or "-"
 
 
 def firecrackers(rows: list[Row], now: float) -> str:
