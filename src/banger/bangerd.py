@@ -216,7 +216,7 @@ def doctor(environment: Mapping[str, str]) -> list[Finding]:
         host = real_host(environment)
     except (BangerError, OSError) as error:
         return [unreadable_settings(error)]
-    return diagnose(host, RealDatabases(), CATALOGS)
+    return asyncio.run(diagnose(host, RealDatabases(), CATALOGS))
 
 
 def main() -> int:

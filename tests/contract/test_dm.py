@@ -47,7 +47,7 @@ def mapping(files: dict[str, Path]) -> Mapping:
 
 
 async def test_made_twice_is_once_and_removed_twice_too(dm: Dm, files: dict[str, Path]) -> None:
-    assert dm.trouble() == ""
+    assert await dm.trouble() == ""
     for _ in range(2):
         await dm.make(mapping(files))
         assert await dm.names() == [NAME, f"{NAME}-base"]

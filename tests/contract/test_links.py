@@ -152,7 +152,7 @@ async def test_real_routes_are_seen(real: RealLinks) -> None:
     assert real.routes() == []
     await make_bridge(real)
     assert real.routes() == [Route(destination="172.30.0.0/24", link=BRIDGE)]
-    assert real.usable() == ""
+    assert await real.usable() == ""
 
 
 @needs_root

@@ -38,18 +38,18 @@ def nft_command(text: str) -> str:
     return done.stdout
 
 
-def seen(nft: Nft) -> list[Guest]:
-    return sorted(nft.guests(BRIDGE) or [], key=lambda guest: guest.address)
+async def seen(nft: Nft) -> list[Guest]:
+    return sorted(await nft.guests(BRIDGE) or [], key=lambda guest: guest.address)
 
 
 async def test_a_table_has_just_the_guests_it_was_made_for(nft: Nft) -> None:
-    assert nft.guests(BRIDGE) is None
+    assert await nft.guests(BRIDGE) is None
     await nft.renew(BRIDGE, [OTTER, WREN])
-    assert seen(nft) == [OTTER, WREN]
+    assert await seen(nft) == [OTTER, WREN]
     await nft.renew(BRIDGE, [WREN])
-    assert seen(nft) == [WREN]
+    assert await seen(nft) == [WREN]
     await nft.renew(BRIDGE, [])
-    assert nft.guests(BRIDGE) == []
+    assert await nft.guests(BRIDGE) == []
 
 
 async def test_guests_come_change_and_go(nft: Nft) -> None:
@@ -57,27 +57,27 @@ async def test_guests_come_change_and_go(nft: Nft) -> None:
     for _ in range(2):
         assert await nft.guest(BRIDGE, OTTER)
         assert await nft.guest(BRIDGE, WREN)
-    assert seen(nft) == [OTTER, WREN]
+    assert await seen(nft) == [OTTER, WREN]
     inside = Guest(mac=OTTER.mac, address=OTTER.address, nat=False)
     assert await nft.guest(BRIDGE, inside)
-    assert seen(nft) == [inside, WREN]
+    assert await seen(nft) == [inside, WREN]
     for _ in range(2):
         await nft.forget(BRIDGE, OTTER)
-    assert seen(nft) == [WREN]
+    assert await seen(nft) == [WREN]
 
 
 async def test_without_its_table_a_guest_is_not_let_in(nft: Nft) -> None:
     assert not await nft.guest(BRIDGE, OTTER)
     await nft.forget(BRIDGE, OTTER)
     await nft.remove(BRIDGE)
-    assert nft.guests(BRIDGE) is None
+    assert await nft.guests(BRIDGE) is None
 
 
 async def test_each_bridge_has_a_table_of_its_own(nft: Nft) -> None:
     await nft.renew(BRIDGE, [OTTER])
     await nft.renew("br-banger-x", [WREN])
     await nft.remove("br-banger-x")
-    assert (seen(nft), nft.guests("br-banger-x")) == ([OTTER], None)
+    assert (await seen(nft), await nft.guests("br-banger-x")) == ([OTTER], None)
 
 
 @pytest.mark.parametrize("bridge", ["docker0", "br-banger; flush ruleset", "br-banger-", "br-banger\n", "banger"])
@@ -101,7 +101,7 @@ async def test_what_is_no_address_is_refused(nft: Nft, guest: Guest) -> None:
 async def test_a_table_whose_rules_were_flushed_counts_as_not_there(real: RealNft) -> None:
     await real.renew(BRIDGE, [OTTER])
     nft_command("flush chain inet banger forward")
-    assert real.guests(BRIDGE) is None
+    assert await real.guests(BRIDGE) is None
     assert not await real.guest(BRIDGE, WREN)
 
 
@@ -153,9 +153,9 @@ add rule inet firewalld filter_FORWARD reject
 )
 async def test_a_foreign_refusal_is_named_with_its_remedy(real: RealNft, rules: str, chain: str, words: str) -> None:
     await real.renew(BRIDGE, [])
-    assert real.refusals(BRIDGE) == []
+    assert await real.refusals(BRIDGE) == []
     nft_command(rules)
-    (found,) = real.refusals(BRIDGE)
+    (found,) = await real.refusals(BRIDGE)
     assert found.chain == chain
     assert words in found.fix
 
@@ -163,11 +163,11 @@ async def test_a_foreign_refusal_is_named_with_its_remedy(real: RealNft, rules: 
 @needs_root
 async def test_the_remedy_is_one(real: RealNft) -> None:
     nft_command(PLAIN)
-    (found,) = real.refusals(BRIDGE)
+    (found,) = await real.refusals(BRIDGE)
     for line in found.fix.split(" && "):
         nft_command(line.removeprefix("nft "))
-    assert real.refusals(BRIDGE) == []
-    assert len(real.refusals("br-banger-x")) == 1
+    assert await real.refusals(BRIDGE) == []
+    assert len(await real.refusals("br-banger-x")) == 1
 
 
 @needs_root
@@ -177,4 +177,4 @@ async def test_a_chain_that_lets_all_pass_is_no_trouble(real: RealNft) -> None:
         "add rule ip filter FORWARD iifname eth0 drop\nadd table ip6 filter\n"
         "add chain ip6 filter FORWARD { type filter hook forward priority 0; policy drop; }\n"
     )
-    assert real.refusals(BRIDGE) == []
+    assert await real.refusals(BRIDGE) == []

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 
+from banger.daemon import Daemon
+from banger.host.dm import Dm
+from banger.host.links import Links
+from banger.host.nft import Nft
 from banger.host.privilege import KEPT, Means, Privilege
 from banger.host.remote import Line, remote, request
 from banger.model.errors import HostLacks, TimedOut
+from banger.model.vm import VmSpec, VmStatus
+from banger.testing import FakeHost
+from tests.place import SETTINGS, Place, result
 from tests.privileged import OWNER, Privileged, as_user, exchange
 from tests.world import until
 
@@ -73,35 +82,78 @@ def test_each_call_is_logged_with_its_operation(helper: Privileged) -> None:
     assert "op-0123abcd Privilege.standing {}" in helper.log()
 
 
-def test_calls_go_through_as_if_the_thing_were_here(own: Privileged) -> None:
-    found = remote(Privilege, "privilege", Line(own.path)).standing()
+async def test_calls_go_through_as_if_the_thing_were_here(own: Privileged) -> None:
+    found = await remote(Privilege, "privilege", Line(own.path)).standing()
     assert (found.means, found.pid, found.owner, found.roots) == (Means.HELPER, own.process.pid, 0, (str(own.root),))
 
 
-def test_a_call_that_is_made_while_the_helper_is_dead_is_answered_by_the_next(own: Privileged) -> None:
+async def test_a_call_that_is_made_while_the_helper_is_dead_is_answered_by_the_next(own: Privileged) -> None:
     right = remote(Privilege, "privilege", Line(own.path))
-    first = right.standing().pid
+    first = (await right.standing()).pid
     own.kill()
     own.start()
-    assert right.standing().pid == own.process.pid != first
+    assert (await right.standing()).pid == own.process.pid != first
 
 
-def test_without_a_helper_the_hint_is_to_install_it(short_path: Path) -> None:
+async def test_without_a_helper_the_hint_is_to_install_it(short_path: Path) -> None:
     with pytest.raises(HostLacks, match="not installed") as lacks:
-        remote(Privilege, "privilege", Line(short_path / "none")).standing()
+        await remote(Privilege, "privilege", Line(short_path / "none")).standing()
     assert "banger system install" in lacks.value.hint
 
 
-def test_a_helper_that_hangs_is_not_waited_for_for_long(own: Privileged) -> None:
+async def test_a_helper_that_hangs_is_not_waited_for_for_long(own: Privileged) -> None:
     right, hasty = (remote(Privilege, "privilege", Line(own.path, quick=seconds)) for seconds in (20.0, 0.2))
-    right.standing()
+    await right.standing()
     own.process.send_signal(signal.SIGSTOP)
     try:
         with pytest.raises(TimedOut):
-            hasty.standing()
+            await hasty.standing()
     finally:
         own.process.send_signal(signal.SIGCONT)
-    right.standing()
+    await right.standing()
+
+
+@pytest.fixture
+async def daemon(own: Privileged, tmp_path: Path) -> AsyncIterator[Daemon]:
+    """A daemon on a pretended host, whose privilege is the helper's."""
+    line = Line(own.path)
+    async with FakeHost(tmp_path, SETTINGS) as fake, asyncio.timeout(60), AsyncExitStack() as stack:
+        place = Place(fake, stack)
+        place.host = dataclasses.replace(
+            place.host,
+            links=remote(Links, "links", line, here=fake.links),
+            nft=remote(Nft, "nft", line),
+            dm=remote(Dm, "dm", line),
+            privilege=remote(Privilege, "privilege", line),
+        )
+        yield await place.daemon()
+
+
+async def test_while_the_helper_hangs_machines_are_listed_at_once(own: Privileged, daemon: Daemon) -> None:
+
+    async def create(spec: VmSpec) -> VmStatus:
+        return await result(await daemon.vms.create(spec, start=False, wait="agent"))
+
+    await create(VmSpec(name="otter"))
+    loop = asyncio.get_running_loop()
+    own.process.send_signal(signal.SIGSTOP)
+    asking = [
+        asyncio.ensure_future(daemon.doctor()),
+        asyncio.ensure_future(create(VmSpec(name="wren", network="bridge"))),
+        asyncio.ensure_future(daemon.vms.resources.disks["devmapper"].usable()),
+    ]
+    try:
+        began = loop.time()
+        for _ in range(20):
+            await asyncio.sleep(0.01)
+            assert [row.name for row in daemon.vms.rows()] == ["otter"]
+        assert loop.time() - began < 3
+        assert not any(each.done() for each in asking)
+    finally:
+        own.process.send_signal(signal.SIGCONT)
+    findings, *_ = await asyncio.gather(*asking, return_exceptions=True)
+    assert isinstance(findings, list)
+    assert "the helper takes no file in" in " ".join(finding.message for finding in findings)
 
 
 def test_what_listens_there_but_is_not_roots_is_not_believed(short_path: Path) -> None:
@@ -120,7 +172,7 @@ def test_what_listens_there_but_is_not_roots_is_not_believed(short_path: Path) -
         pretending = asyncio.create_task(asyncio.to_thread(as_user, OWNER, pretend))
         await asyncio.to_thread(until, path.exists, "the socket")
         with pytest.raises(HostLacks, match="not root's"):
-            remote(Privilege, "privilege", Line(path)).standing()
+            await remote(Privilege, "privilege", Line(path)).standing()
         await pretending
 
     asyncio.run(ask())
@@ -147,7 +199,7 @@ def test_a_helper_that_ends_in_the_midst_of_a_call_is_called_once_more(short_pat
             listener.listen()
             serving = asyncio.create_task(asyncio.to_thread(serve, listener))
             right = remote(Privilege, "privilege", Line(path))
-            assert (await asyncio.to_thread(right.standing)).pid == 1
+            assert (await right.standing()).pid == 1
             await serving
 
     asyncio.run(ask())

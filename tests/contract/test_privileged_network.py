@@ -68,7 +68,7 @@ def network(request: pytest.FixtureRequest, short_path: Path) -> Iterator[Networ
 
 
 async def test_a_bridge_and_a_tap_are_made_once_and_removed(network: Network) -> None:
-    assert network.links.usable() == ""
+    assert await network.links.usable() == ""
     for _ in range(2):
         await network.bridge()
         await network.tap()
@@ -81,19 +81,19 @@ async def test_a_bridge_and_a_tap_are_made_once_and_removed(network: Network) ->
 
 async def test_guests_come_change_and_go(network: Network) -> None:
     await network.bridge()
-    assert network.nft.usable() == ""
-    assert network.nft.guests(BRIDGE) is None
+    assert await network.nft.usable() == ""
+    assert await network.nft.guests(BRIDGE) is None
     assert not await network.nft.guest(BRIDGE, GUEST)
     await network.nft.renew(BRIDGE, [GUEST])
-    assert network.nft.guests(BRIDGE) == [GUEST]
+    assert await network.nft.guests(BRIDGE) == [GUEST]
     closed = Guest(mac=MAC, address="172.30.0.2", nat=False)
     assert await network.nft.guest(BRIDGE, closed)
-    assert network.nft.guests(BRIDGE) == [closed]
+    assert await network.nft.guests(BRIDGE) == [closed]
     await network.nft.forget(BRIDGE, GUEST)
-    assert network.nft.guests(BRIDGE) == []
-    assert network.nft.refusals(BRIDGE) == []
+    assert await network.nft.guests(BRIDGE) == []
+    assert await network.nft.refusals(BRIDGE) == []
     await network.nft.remove(BRIDGE)
-    assert network.nft.guests(BRIDGE) is None
+    assert await network.nft.guests(BRIDGE) is None
 
 
 async def test_forwarding_is_turned_on(network: Network) -> None:
@@ -105,7 +105,7 @@ async def test_a_full_bridge_fits_into_one_call(network: Network) -> None:
     await network.links.bridge(BRIDGE, address="172.30.0.1/16", mac="52:42:ac:1e:00:01", alias=network.alias)
     guests = [Guest(mac=f"52:42:ac:1e:{at >> 8:02x}:{at & 255:02x}", address=f"172.30.{at >> 8}.{at & 255}", nat=True) for at in range(2, 1022)]
     await network.nft.renew(BRIDGE, guests)
-    assert len(network.nft.guests(BRIDGE) or ()) == len(guests)
+    assert len(await network.nft.guests(BRIDGE) or ()) == len(guests)
 
 
 async def test_what_is_another_bangers_or_takes_from_the_host_is_refused(away: tuple[Privileged, Network]) -> None:
@@ -128,7 +128,7 @@ async def test_what_is_another_bangers_or_takes_from_the_host_is_refused(away: t
 
 async def test_without_a_helper_what_is_missing_is_told_where_it_is_asked_for(short_path: Path) -> None:
     links = remote(Links, "links", Line(short_path / "none"), here=RealLinks())
-    assert "banger system install" in links.usable()
+    assert "banger system install" in await links.usable()
     assert links.exists("lo")
     with pytest.raises(HostLacks, match="not installed"):
         await links.remove("bgr-2")

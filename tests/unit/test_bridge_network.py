@@ -112,7 +112,7 @@ async def test_what_the_first_machine_makes_the_last_one_takes_away(fake: FakeHo
         await made.ensure(part)
     assert links(fake) == {NAME, "bgr-2", "bgr-3"}
     assert fake.links.there["bgr-3"] == Link(name="bgr-3", kind="tun", up=True, master=NAME, isolated=True, owner=1000)
-    assert {guest.address: guest.nat for guest in fake.nft.guests(NAME) or ()} == {"172.30.0.2": True, "172.30.0.3": False}
+    assert {guest.address: guest.nat for guest in await fake.nft.guests(NAME) or ()} == {"172.30.0.2": True, "172.30.0.3": False}
     assert made.inspect(first).running
     assert fake.links.forwards
     for part in (first, first):
@@ -137,7 +137,7 @@ async def test_a_change_is_one_transaction(fake: FakeHost) -> None:
     fake.nft.changes.clear()
     await made.ensure(msgspec.structs.replace(part, nat=False))
     assert fake.nft.changes == ["guest"]
-    assert fake.nft.guests(NAME) == [Guest(mac=part.mac, address="172.30.0.2", nat=False)]
+    assert await fake.nft.guests(NAME) == [Guest(mac=part.mac, address="172.30.0.2", nat=False)]
 
 
 async def test_a_table_that_was_removed_comes_back_for_everybody(fake: FakeHost) -> None:
@@ -146,7 +146,7 @@ async def test_a_table_that_was_removed_comes_back_for_everybody(fake: FakeHost)
     await made.ensure(first)
     fake.nft.tables.clear()
     await made.ensure(plan(made, first.address))
-    assert {guest.address for guest in fake.nft.guests(NAME) or ()} == {"172.30.0.2", "172.30.0.3"}
+    assert {guest.address for guest in await fake.nft.guests(NAME) or ()} == {"172.30.0.2", "172.30.0.3"}
 
 
 async def test_a_bridge_that_was_removed_comes_back_with_all_its_taps(fake: FakeHost) -> None:
@@ -177,7 +177,7 @@ async def test_a_bridge_of_another_banger_and_what_hangs_on_it_is_left_alone(fak
     await made.remove(part)
     await made.settle([], [])
     assert fake.links.there == before
-    assert len(fake.nft.guests(NAME) or ()) == 1
+    assert len(await fake.nft.guests(NAME) or ()) == 1
 
 
 # -- keeping
@@ -194,7 +194,7 @@ async def test_what_runs_is_put_right_and_what_is_stale_goes(fake: FakeHost) -> 
     await made.settle([live], [])
     assert links(fake) == {NAME, "bgr-2"}
     assert fake.links.there["bgr-2"].master == NAME
-    assert [guest.address for guest in fake.nft.guests(NAME) or ()] == ["172.30.0.2"]
+    assert [guest.address for guest in await fake.nft.guests(NAME) or ()] == ["172.30.0.2"]
     await made.remove(live)
     assert links(fake) == set()
 
@@ -266,10 +266,10 @@ async def test_a_subnet_that_the_host_has_a_route_for_is_refused_by_its_name(fak
 async def test_what_is_missing_is_said_and_is_only_a_warning(fake: FakeHost, lack: str) -> None:
     (fake.links if lack == "links" else fake.nft).lacks = "it is not there"
     made = bridge(fake)
-    assert made.usable() == "it is not there"
+    assert await made.usable() == "it is not there"
     with pytest.raises(HostLacks, match="it is not there"):
         await made.ensure(plan(made))
-    (row,) = made.check()
+    (row,) = await made.check()
     assert (row.level, row.message) == (Level.WARN, "it is not there")
 
 
@@ -279,6 +279,6 @@ async def test_a_firewall_that_refuses_is_told_when_a_machine_is_made_and_by_doc
     with listening(heard.append):
         await made.ensure(plan(made))
     assert any("ip filter FORWARD" in event.detail and "iptables -I FORWARD" in event.detail for event in heard)
-    rows = made.check()
+    rows = await made.check()
     assert [row.level for row in rows] == [Level.PASS, Level.WARN]
     assert rows[1].fix == "iptables -I FORWARD -i br-banger -j ACCEPT"

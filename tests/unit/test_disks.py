@@ -123,8 +123,8 @@ async def test_what_the_kernel_gave_up_on_a_full_disk_is_taken_back(fake: FakeHo
 async def test_without_device_mapper_it_is_refused_and_told_by_doctor(fake: FakeHost) -> None:
     fake.dm.lacks = "/dev/mapper/control is missing"
     disk = DeviceMapper(fake.host)
-    assert disk.usable() == fake.dm.lacks
-    assert [finding.level for finding in disk.check()] == [Level.WARN]
+    assert await disk.usable() == fake.dm.lacks
+    assert [finding.level for finding in await disk.check()] == [Level.WARN]
     with pytest.raises(HostLacks, match="is missing"):
         await disk.ensure(planned(fake))
 

@@ -14,8 +14,8 @@ from banger.model.finding import Finding, Level
 from banger.testing import FakeHost
 
 
-def row(fake: FakeHost, root: Path) -> Finding:
-    (found,) = [one for one in diagnose(fake.host, RealDatabases(), root) if one.subject == "privilege"]
+async def row(fake: FakeHost, root: Path) -> Finding:
+    (found,) = [one for one in await diagnose(fake.host, RealDatabases(), root) if one.subject == "privilege"]
     return found
 
 
@@ -28,31 +28,31 @@ def helper(*roots: Path, build: str = "") -> Standing:
     return Standing(means=Means.HELPER, pid=7, build=build or build_id(), owner=1000, roots=tuple(map(str, roots)))
 
 
-def test_that_there_is_none_is_no_fault_and_says_how_to_get_it(fake: FakeHost, tmp_path: Path) -> None:
-    found = row(fake, tmp_path)
+async def test_that_there_is_none_is_no_fault_and_says_how_to_get_it(fake: FakeHost, tmp_path: Path) -> None:
+    found = await row(fake, tmp_path)
     assert (found.level, found.fix) == (Level.PASS, "as root: banger system install --owner USER")
 
 
-def test_one_that_does_not_answer_is_worth_a_look(fake: FakeHost, tmp_path: Path) -> None:
+async def test_one_that_does_not_answer_is_worth_a_look(fake: FakeHost, tmp_path: Path) -> None:
     fake.privilege.reason = "the privileged helper does not answer"
-    assert row(fake, tmp_path).level is Level.WARN
+    assert (await row(fake, tmp_path)).level is Level.WARN
 
 
-def test_root_needs_none(fake: FakeHost, tmp_path: Path) -> None:
+async def test_root_needs_none(fake: FakeHost, tmp_path: Path) -> None:
     fake.privilege.now = Standing(means=Means.ROOT, pid=1, build="", owner=0)
-    assert row(fake, tmp_path).message == "banger is root itself"
+    assert (await row(fake, tmp_path)).message == "banger is root itself"
 
 
-def test_one_for_our_folders_and_of_our_build_is_right(fake: FakeHost, tmp_path: Path) -> None:
+async def test_one_for_our_folders_and_of_our_build_is_right(fake: FakeHost, tmp_path: Path) -> None:
     fake.privilege.now = helper(tmp_path)
-    assert row(fake, tmp_path) == Finding(level=Level.PASS, subject="privilege", message="the privileged helper serves this user")
+    assert await row(fake, tmp_path) == Finding(level=Level.PASS, subject="privilege", message="the privileged helper serves this user")
 
 
-def test_one_for_other_folders_says_which_to_add(fake: FakeHost, tmp_path: Path) -> None:
+async def test_one_for_other_folders_says_which_to_add(fake: FakeHost, tmp_path: Path) -> None:
     fake.privilege.now = helper(tmp_path / "elsewhere")
-    assert row(fake, tmp_path).fix.endswith(f"--root {tmp_path / 'state'}")
+    assert (await row(fake, tmp_path)).fix.endswith(f"--root {tmp_path / 'state'}")
 
 
-def test_an_old_one_is_to_be_installed_again(fake: FakeHost, tmp_path: Path) -> None:
+async def test_an_old_one_is_to_be_installed_again(fake: FakeHost, tmp_path: Path) -> None:
     fake.privilege.now = helper(tmp_path, build="0.0.1+1")
-    assert "another build" in row(fake, tmp_path).message
+    assert "another build" in (await row(fake, tmp_path)).message

@@ -291,7 +291,7 @@ async def test_without_passt_the_error_names_it_and_a_way_out(fake: FakeHost) ->
     user = User(fake.host)
     with pytest.raises(HostLacks, match="passt is not installed"):
         await user.ensure(user.plan(VM, host_access=False, sockets=True))
-    assert user.check()[0].packages == ("passt",)
+    assert (await user.check())[0].packages == ("passt",)
 
 
 async def test_the_hosts_loopback_is_closed_unless_access_is_given(fake: FakeHost) -> None:

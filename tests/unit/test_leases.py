@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from banger.daemon import Daemon
+from banger.host.nft import table_of
 from banger.model.errors import BadRequest, HostLacks, NoSpace
 from banger.model.vm import VmSpec, VmState
 from banger.testing import FakeHost, Mood
@@ -32,7 +33,7 @@ pooled = pytest.mark.parametrize("place", [3], indirect=True)
 
 async def create(daemon: Daemon, name: str, *, start: bool = True, nat: bool | None = None) -> str:
     """The new machine's address."""
-    status = await result(daemon.vms.create(VmSpec(name=name, nat=nat), start=start, wait="agent"))
+    status = await result(await daemon.vms.create(VmSpec(name=name, nat=nat), start=start, wait="agent"))
     return status.address
 
 
@@ -47,7 +48,7 @@ async def come(place: Place, wanted: set[str]) -> None:
 
 
 def guests(place: Place) -> dict[str, bool]:
-    return {guest.address: guest.nat for guest in place.fake.nft.guests(NAME) or ()}
+    return {guest.address: guest.nat for guest in place.fake.nft.tables.get(table_of(NAME), {}).values()}
 
 
 async def test_machines_made_at_once_have_addresses_of_their_own(place: Place) -> None:
@@ -137,14 +138,14 @@ async def test_a_change_that_cannot_be_saved_changes_nothing(place: Place, monke
 
 async def test_what_cannot_be_changed_is_refused(place: Place) -> None:
     daemon = await place.daemon()
-    await result(daemon.vms.create(VmSpec(name="otter", network="none"), start=False, wait="agent"))
+    await result(await daemon.vms.create(VmSpec(name="otter", network="none"), start=False, wait="agent"))
     with pytest.raises(BadRequest, match="otter is on the network none"):
         await daemon.vms.change("otter", nat=True)
     with pytest.raises(BadRequest, match="nothing is to be changed"):
         await daemon.vms.change("otter", nat=None)
     for network, nat in (("none", True), ("user", False)):
         with pytest.raises(BadRequest):
-            await result(daemon.vms.create(VmSpec(network=network, nat=nat), start=False, wait="agent"))
+            await result(await daemon.vms.create(VmSpec(network=network, nat=nat), start=False, wait="agent"))
 
 
 async def test_the_next_daemon_puts_right_what_was_removed_meanwhile(place: Place) -> None:

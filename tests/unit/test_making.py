@@ -24,7 +24,7 @@ from tests.place import OTTER, Place, reach, result
 
 async def test_a_created_machine_runs_and_a_deleted_one_leaves_nothing(place: Place) -> None:
     daemon = await place.daemon()
-    made = await result(daemon.vms.create(OTTER, start=True, wait="agent"))
+    made = await result(await daemon.vms.create(OTTER, start=True, wait="agent"))
     assert (made.name, made.state, made.memory_mib) == ("otter", VmState.RUNNING, 256)
     await daemon.vms.delete("otter")
     assert daemon.vms.rows() == []
@@ -38,7 +38,7 @@ async def test_a_creation_whose_guest_misbehaves_is_undone_in_time(place: Place,
     daemon = await place.daemon()
     place.guests(mood)
     with pytest.raises((GuestFailed, TimedOut)) as caught:
-        await result(daemon.vms.create(OTTER, start=True, wait="agent"))
+        await result(await daemon.vms.create(OTTER, start=True, wait="agent"))
     assert caught.value.stage == "agent"
     assert daemon.vms.rows() == []
     assert place.clean()
@@ -50,7 +50,7 @@ async def test_a_guest_whose_init_never_settles_is_given_up_in_time(place: Place
     guest.booted = False
     place.fake.qemu.guest = lambda _: guest  # type: ignore[method-assign]
     with pytest.raises(TimedOut, match="not settled within") as caught:
-        await result(daemon.vms.create(OTTER, start=True, wait="boot"))
+        await result(await daemon.vms.create(OTTER, start=True, wait="boot"))
     assert caught.value.stage == "boot"
     assert place.clean()
 
@@ -58,7 +58,7 @@ async def test_a_guest_whose_init_never_settles_is_given_up_in_time(place: Place
 async def test_a_vmm_that_dies_while_the_guest_boots_is_told_with_cause_tail_and_hint(place: Place) -> None:
     daemon = await place.daemon()
     place.guests(Mood.SILENT)
-    following = daemon.vms.create(OTTER, start=True, wait="agent")
+    following = await daemon.vms.create(OTTER, start=True, wait="agent")
     await reach(following, "agent")
     vm = next(iter(daemon.vms.machines))
     await place.fake.consoles.say(vm, b"Kernel panic - not syncing: \x1b[31mno init\n")
@@ -72,7 +72,7 @@ async def test_a_vmm_that_dies_while_the_guest_boots_is_told_with_cause_tail_and
 
 async def test_of_two_who_want_the_same_name_at_once_one_gets_it(place: Place) -> None:
     daemon = await place.daemon()
-    both = [asyncio.ensure_future(result(daemon.vms.create(OTTER, start=True, wait="agent"))) for _ in range(2)]
+    both = [asyncio.ensure_future(result(await daemon.vms.create(OTTER, start=True, wait="agent"))) for _ in range(2)]
     await asyncio.wait(both)
     failures = [each.exception() for each in both if each.exception() is not None]
     assert len(failures) == 1
@@ -83,19 +83,19 @@ async def test_of_two_who_want_the_same_name_at_once_one_gets_it(place: Place) -
 async def test_a_cancelled_creation_leaves_nothing(place: Place) -> None:
     daemon = await place.daemon()
     place.guests(Mood.SILENT)
-    following = daemon.vms.create(OTTER, start=True, wait="agent")
+    following = await daemon.vms.create(OTTER, start=True, wait="agent")
     operation = await reach(following, "agent")
     await daemon.operations.cancel(operation)
     assert place.clean()
     assert daemon.vms.rows() == []
-    again = daemon.vms.create(OTTER, start=False, wait="agent")
+    again = await daemon.vms.create(OTTER, start=False, wait="agent")
     assert (await result(again)).state is VmState.STOPPED
 
 
 async def test_deleting_what_is_being_created_takes_it_back(place: Place) -> None:
     daemon = await place.daemon()
     place.guests(Mood.SILENT)
-    following = daemon.vms.create(OTTER, start=True, wait="agent")
+    following = await daemon.vms.create(OTTER, start=True, wait="agent")
     await reach(following, "agent")
     await daemon.vms.delete("otter")
     assert place.clean()
@@ -109,7 +109,7 @@ async def test_what_the_host_lacks_is_told_at_once(place: Place, tool: str, kind
     place.fake.proc.programs.pop(tool, None)
     place.fake.proc.commands.pop(tool, None)
     with pytest.raises(kind, match=tool):
-        daemon.vms.create(VmSpec(name="otter", image="not-even-there"), start=True, wait="agent")
+        await daemon.vms.create(VmSpec(name="otter", image="not-even-there"), start=True, wait="agent")
     assert daemon.operations.rows() == []
 
 
@@ -120,7 +120,7 @@ async def test_what_the_host_lacks_is_told_at_once(place: Place, tool: str, kind
 async def test_what_cannot_be_meant_is_refused_before_an_operation_begins(place: Place, spec: VmSpec) -> None:
     daemon = await place.daemon()
     with pytest.raises(BadRequest):
-        daemon.vms.create(spec, start=True, wait="agent")
+        await daemon.vms.create(spec, start=True, wait="agent")
     assert daemon.operations.rows() == []
 
 
@@ -134,7 +134,7 @@ async def test_leftovers_of_a_failed_creation_are_named_and_removed_at_the_next_
 
     disks.remove = stuck  # type: ignore[method-assign,assignment]
     with pytest.raises(GuestFailed, match=r"left over: .*does not answer"):
-        await result(daemon.vms.create(OTTER, start=True, wait="agent"))
+        await result(await daemon.vms.create(OTTER, start=True, wait="agent"))
     assert not place.clean()
     later = await place.daemon()
     assert later.vms.rows() == []

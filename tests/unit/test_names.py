@@ -58,7 +58,7 @@ def rows(place: Place) -> dict[str, Finding]:
 async def test_a_name_is_there_as_long_as_its_machine_runs(place: Place) -> None:
     daemon = await place.daemon()
     assert resolve(place, "otter.vm") == []
-    await result(daemon.vms.create(VmSpec(name="otter"), start=True, wait="agent"))
+    await result(await daemon.vms.create(VmSpec(name="otter"), start=True, wait="agent"))
     assert resolve(place, "otter.vm") == [ADDRESS]
     assert resolve(place, "7.0.30.172.in-addr.arpa") == ["otter.vm."]
     await daemon.vms.stop("otter", force=True)
@@ -73,7 +73,7 @@ async def test_a_name_is_there_as_long_as_its_machine_runs(place: Place) -> None
 
 async def test_the_next_daemon_answers_for_what_runs(place: Place) -> None:
     former = await place.daemon()
-    await result(former.vms.create(VmSpec(name="otter"), start=True, wait="agent"))
+    await result(await former.vms.create(VmSpec(name="otter"), start=True, wait="agent"))
     place.fake.nameservers.ports.clear()
     await place.daemon()
     assert resolve(place, "otter.vm") == [ADDRESS]
@@ -82,19 +82,19 @@ async def test_the_next_daemon_answers_for_what_runs(place: Place) -> None:
 async def test_a_machine_that_the_host_cannot_reach_has_no_name(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     daemon = await place.daemon()
-    await result(daemon.vms.create(VmSpec(name="otter"), start=True, wait="agent"))
+    await result(await daemon.vms.create(VmSpec(name="otter"), start=True, wait="agent"))
     assert resolve(place, "otter.vm") == []
 
 
 async def test_a_taken_port_keeps_no_machine_from_starting_and_is_tried_again_with_the_next(place: Place) -> None:
     place.fake.nameservers.ports[AT] = lambda query, stream: b""
     daemon = await place.daemon()
-    await result(daemon.vms.create(VmSpec(name="otter"), start=True, wait="agent"))
+    await result(await daemon.vms.create(VmSpec(name="otter"), start=True, wait="agent"))
     assert "taken" in daemon.names.summary()
     assert "taken" in rows(place)["names"].message
     assert rows(place)["names"].level is Level.WARN
     del place.fake.nameservers.ports[AT]
-    await result(daemon.vms.create(VmSpec(name="badger"), start=True, wait="agent"))
+    await result(await daemon.vms.create(VmSpec(name="badger"), start=True, wait="agent"))
     assert resolve(place, "otter.vm") == [ADDRESS]
     assert daemon.names.summary() == "NAME.vm at 127.0.0.1:42069"
     assert rows(place)["names"].level is Level.PASS
@@ -103,7 +103,7 @@ async def test_a_taken_port_keeps_no_machine_from_starting_and_is_tried_again_wi
 async def test_without_a_port_nothing_is_answered(place: Place) -> None:
     place.host = dataclasses.replace(place.host, settings=msgspec.structs.replace(SETTINGS, dns_port=0))
     daemon = await place.daemon()
-    await result(daemon.vms.create(VmSpec(name="otter"), start=True, wait="agent"))
+    await result(await daemon.vms.create(VmSpec(name="otter"), start=True, wait="agent"))
     assert place.fake.nameservers.ports == {}
     assert "off" in daemon.names.summary()
     assert [row.level for row in naming.findings(place.host)] == [Level.PASS]
@@ -115,7 +115,7 @@ async def test_the_resolver_is_told_once_and_untold_at_the_end(place: Place) -> 
     daemon = await place.daemon()
     assert resolver.routings == {}
     for name in ("otter", "badger"):
-        await result(daemon.vms.create(VmSpec(name=name), start=True, wait="agent"))
+        await result(await daemon.vms.create(VmSpec(name=name), start=True, wait="agent"))
     assert resolver.routings == {"br-banger": Routing(link="br-banger", port=42069, domains=("vm", "30.172.in-addr.arpa"))}
     assert resolver.asks == 1
     assert "asks 127.0.0.1:42069" in rows(place)["resolver"].message
@@ -128,12 +128,12 @@ async def test_the_resolver_is_told_once_and_untold_at_the_end(place: Place) -> 
 async def test_a_resolver_that_refuses_harms_no_machine_and_is_a_warning_with_its_words(place: Place) -> None:
     place.fake.resolver.missing, place.fake.resolver.refusal = "", "resolvectl failed with status 1: Interactive authentication required"
     daemon = await place.daemon()
-    await result(daemon.vms.create(VmSpec(name="otter"), start=True, wait="agent"))
+    await result(await daemon.vms.create(VmSpec(name="otter"), start=True, wait="agent"))
     assert resolve(place, "otter.vm") == [ADDRESS]
     row = rows(place)["resolver"]
     assert (row.level, "authentication required" in row.message, "polkit" in row.fix) == (Level.WARN, True, True)
     place.fake.resolver.refusal = ""
-    await result(daemon.vms.create(VmSpec(name="badger"), start=True, wait="agent"))
+    await result(await daemon.vms.create(VmSpec(name="badger"), start=True, wait="agent"))
     assert rows(place)["resolver"].level is Level.PASS
     await daemon.names.close()
 
@@ -146,7 +146,7 @@ async def test_a_helper_that_fails_as_a_kernel_does_harms_neither_machine_nor_da
     monkeypatch.setattr(place.fake.resolver, "route", broken)
     daemon = await place.daemon()
     for name in ("otter", "badger"):
-        await result(daemon.vms.create(VmSpec(name=name), start=True, wait="agent"))
+        await result(await daemon.vms.create(VmSpec(name=name), start=True, wait="agent"))
     assert "Input/output error" in rows(place)["resolver"].message
     await daemon.names.close()
 
@@ -156,7 +156,7 @@ async def test_the_resolver_is_told_while_the_guest_boots_and_a_start_that_fails
     resolver.missing = ""
     daemon = await place.daemon()
     place.guests(Mood.SILENT)
-    following = daemon.vms.create(VmSpec(name="otter"), start=True, wait="agent")
+    following = await daemon.vms.create(VmSpec(name="otter"), start=True, wait="agent")
     await reach(following, "agent")
     await until(lambda: resolver.asks == 1)
     with pytest.raises(BangerError):
@@ -168,7 +168,7 @@ async def test_the_resolver_is_told_while_the_guest_boots_and_a_start_that_fails
 async def test_the_next_daemon_tells_the_resolver_again(place: Place) -> None:
     place.fake.resolver.missing = ""
     former = await place.daemon()
-    await result(former.vms.create(VmSpec(name="otter"), start=True, wait="agent"))
+    await result(await former.vms.create(VmSpec(name="otter"), start=True, wait="agent"))
     place.fake.nameservers.ports.clear()
     place.fake.resolver.routings.clear()
     await place.daemon()

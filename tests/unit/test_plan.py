@@ -95,18 +95,18 @@ def test_auto_says_of_each_vmm_why_it_does_not_do(tmp_path: Path) -> None:
         planning.choose_vmm("auto", "user", Resources(fake.host).vmms)
 
 
-def test_a_vmm_that_is_asked_for_is_refused_when_it_cannot_run_or_use_the_network(tmp_path: Path) -> None:
+async def test_a_vmm_that_is_asked_for_is_refused_when_it_cannot_run_or_use_the_network(tmp_path: Path) -> None:
     fake = with_firecracker(tmp_path)
     resources = Resources(fake.host)
     backends = planning.Backends(vmm=resources.vmms["firecracker"], disk=resources.disks["overlay"], network=resources.networks["user"])
     fake.facts.no_tun = "/dev/net/tun is missing"
     planning.check(resolved(), backends)
     with pytest.raises(HostLacks, match="/dev/net/tun is missing"):
-        preflight.check(preflight.choose("firecracker", "user", resources.vmms), backends)
+        await preflight.check(preflight.choose("firecracker", "user", resources.vmms), backends)
     fake.facts.no_tun = ""
-    preflight.check(preflight.choose("firecracker", "user", resources.vmms), backends)
+    await preflight.check(preflight.choose("firecracker", "user", resources.vmms), backends)
     alone = msgspec.structs.replace(backends, network=resources.networks["none"])
-    preflight.check(preflight.choose("firecracker", "none", resources.vmms), alone)
+    await preflight.check(preflight.choose("firecracker", "none", resources.vmms), alone)
     fake.facts.has_kvm = Kvm(False, "/dev/kvm is missing")
     with pytest.raises(HostLacks, match="/dev/kvm is missing"):
-        preflight.check(preflight.choose("firecracker", "none", resources.vmms), alone)
+        await preflight.check(preflight.choose("firecracker", "none", resources.vmms), alone)

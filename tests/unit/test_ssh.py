@@ -105,7 +105,7 @@ async def restart(daemon: Daemon) -> None:
 async def test_a_machines_keys_are_pinned_at_its_boot_and_go_with_it(place: Place) -> None:
     guest_with(place, ONE)
     daemon = await place.daemon()
-    await result(daemon.vms.create(OTTER, start=True, wait="agent"))
+    await result(await daemon.vms.create(OTTER, start=True, wait="agent"))
     assert known(place) == f"otter.vm {ONE}\n"
     await daemon.vms.delete("otter")
     assert known(place) == ""
@@ -115,7 +115,7 @@ async def test_the_next_machine_of_that_name_has_its_own_keys(place: Place) -> N
     daemon = await place.daemon()
     for told in (ONE, TWO):
         guest_with(place, told)
-        await result(daemon.vms.create(OTTER, start=True, wait="agent"))
+        await result(await daemon.vms.create(OTTER, start=True, wait="agent"))
         assert known(place) == f"otter.vm {told}\n"
         await daemon.vms.delete("otter")
 
@@ -123,7 +123,7 @@ async def test_the_next_machine_of_that_name_has_its_own_keys(place: Place) -> N
 async def test_keys_change_at_a_boot_and_at_no_other_time(place: Place) -> None:
     guest = guest_with(place, ONE)
     daemon = await place.daemon()
-    await result(daemon.vms.create(OTTER, start=True, wait="agent"))
+    await result(await daemon.vms.create(OTTER, start=True, wait="agent"))
     guest.host_keys = [TWO]
     login = await daemon.ssh.login("otter", "root")
     assert (login.host, login.fingerprints) == ("otter.vm", (fingerprint(ONE),))
@@ -135,7 +135,7 @@ async def test_keys_change_at_a_boot_and_at_no_other_time(place: Place) -> None:
 async def test_pins_outlive_the_daemon_but_not_their_machine(place: Place) -> None:
     guest_with(place, ONE)
     daemon = await place.daemon()
-    await result(daemon.vms.create(OTTER, start=True, wait="agent"))
+    await result(await daemon.vms.create(OTTER, start=True, wait="agent"))
     place.fake.paths.known_hosts.write_text(f"gone.vm {TWO}\notter.vm {ONE}\nwhatever\n")
     later = await place.daemon()
     assert known(place) == f"otter.vm {ONE}\n"
@@ -146,7 +146,7 @@ async def test_an_ssh_server_that_comes_later_is_asked_for_its_keys_once(place: 
     guest = guest_with(place)
     guest.host_keys = None
     daemon = await place.daemon()
-    await result(daemon.vms.create(OTTER, start=True, wait="agent"))
+    await result(await daemon.vms.create(OTTER, start=True, wait="agent"))
     with pytest.raises(NoCommand, match="no ssh server"):
         await daemon.ssh.login("otter", "root")
     guest.host_keys = [ONE]
@@ -159,7 +159,7 @@ async def test_an_ssh_server_that_comes_later_is_asked_for_its_keys_once(place: 
 async def test_a_guest_without_a_key_to_believe_is_not_logged_in_to(place: Place) -> None:
     guest_with(place, f"{ONE}\n*.vm {TWO}", ["x"], 1)
     daemon = await place.daemon()
-    await result(daemon.vms.create(OTTER, start=True, wait="agent"))
+    await result(await daemon.vms.create(OTTER, start=True, wait="agent"))
     with pytest.raises(GuestFailed, match="no host key"):
         await daemon.ssh.login("otter", "root")
     assert known(place) == ""
@@ -167,7 +167,7 @@ async def test_a_guest_without_a_key_to_believe_is_not_logged_in_to(place: Place
 
 async def test_a_stopped_machine_says_how_to_start_it(place: Place) -> None:
     daemon = await place.daemon()
-    await result(daemon.vms.create(OTTER, start=False, wait="agent"))
+    await result(await daemon.vms.create(OTTER, start=False, wait="agent"))
     for work in (daemon.ssh.login("otter", "root"), daemon.ssh.connect("otter", "root")):
         with pytest.raises(WrongState) as raised:
             await work
@@ -183,7 +183,7 @@ async def test_what_is_no_user_is_refused(place: Place, user: str) -> None:
 async def test_the_key_is_made_once_and_given_with_each_connection(place: Place) -> None:
     guest = guest_with(place, ONE)
     daemon = await place.daemon()
-    await result(daemon.vms.create(OTTER, start=True, wait="agent"))
+    await result(await daemon.vms.create(OTTER, start=True, wait="agent"))
     found = await asyncio.gather(daemon.ssh.access(), daemon.ssh.access())
     later = await place.daemon()
     await (await later.ssh.connect("otter", "root")).aclose()

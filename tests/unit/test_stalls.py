@@ -14,7 +14,7 @@ async def test_a_machine_that_a_full_disk_has_halted_says_so_and_goes_on_when_th
     monkeypatch.setattr(stalls, "PAUSE", 0.01)
     monkeypatch.setattr(stalls, "ROOM", 1 << 80)
     daemon = await place.daemon()
-    status = await result(daemon.vms.create(OTTER, start=True, wait="agent"))
+    status = await result(await daemon.vms.create(OTTER, start=True, wait="agent"))
     halt = place.fake.qemu.halts[status.id]
     await until(lambda: len(halt.followers) == 1)
     await halt.set(True)

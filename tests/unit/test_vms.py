@@ -14,7 +14,7 @@ from tests.place import OTTER, Place, result, until
 
 async def test_the_end_of_a_vmm_is_noticed_and_cleaned_up(place: Place) -> None:
     daemon = await place.daemon()
-    made = await result(daemon.vms.create(OTTER, start=True, wait="agent"))
+    made = await result(await daemon.vms.create(OTTER, start=True, wait="agent"))
     place.fake.proc.processes[0].end()
     await until(lambda: not place.fake.paths.vm_run(made.id).exists())
     assert daemon.vms.show("otter").state is VmState.STOPPED
@@ -22,7 +22,7 @@ async def test_the_end_of_a_vmm_is_noticed_and_cleaned_up(place: Place) -> None:
 
 async def test_a_guest_that_does_not_power_off_is_forced_in_time(place: Place) -> None:
     daemon = await place.daemon()
-    made = await result(daemon.vms.create(OTTER, start=True, wait="agent"))
+    made = await result(await daemon.vms.create(OTTER, start=True, wait="agent"))
     place.fake.qemu.guests[made.id].poweroff_works = False
     stopped = await daemon.vms.stop("otter", force=False)
     assert stopped.state is VmState.STOPPED
@@ -31,7 +31,7 @@ async def test_a_guest_that_does_not_power_off_is_forced_in_time(place: Place) -
 
 async def test_a_frozen_machine_is_shown_at_once_and_refuses_commands(place: Place) -> None:
     daemon = await place.daemon()
-    await result(daemon.vms.create(OTTER, start=True, wait="agent"))
+    await result(await daemon.vms.create(OTTER, start=True, wait="agent"))
     assert (await daemon.vms.kill("otter", signal="STOP")).state is VmState.FROZEN
     with pytest.raises(WrongState, match="frozen"):
         await daemon.vms.open("otter", {"op": "exec", "argv": ["true"]})
@@ -41,7 +41,7 @@ async def test_a_frozen_machine_is_shown_at_once_and_refuses_commands(place: Pla
 
 async def test_a_full_disk_does_not_keep_a_machine_from_being_deleted(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     daemon = await place.daemon()
-    made = await result(daemon.vms.create(OTTER, start=True, wait="agent"))
+    made = await result(await daemon.vms.create(OTTER, start=True, wait="agent"))
     database, real = daemon.vms.store.database, daemon.vms.store.database.execute
     overlay = place.fake.paths.overlay(made.id)
 
@@ -58,7 +58,7 @@ async def test_a_full_disk_does_not_keep_a_machine_from_being_deleted(place: Pla
 
 async def test_a_deletion_that_fails_can_be_repeated(place: Place) -> None:
     daemon = await place.daemon()
-    await result(daemon.vms.create(OTTER, start=True, wait="agent"))
+    await result(await daemon.vms.create(OTTER, start=True, wait="agent"))
     disks = daemon.vms.resources.disks["overlay"]
     remove, failures = disks.remove, [OSError(5, "the disk does not answer")]
 
@@ -78,7 +78,7 @@ async def test_a_deletion_that_fails_can_be_repeated(place: Place) -> None:
 async def test_prune_goes_on_after_one_that_fails(place: Place) -> None:
     daemon = await place.daemon()
     for name in ("otter", "wren", "runner"):
-        await result(daemon.vms.create(VmSpec(name=name), start=name == "runner", wait="agent"))
+        await result(await daemon.vms.create(VmSpec(name=name), start=name == "runner", wait="agent"))
     disks = daemon.vms.resources.disks["overlay"]
     remove, bad = disks.remove, daemon.vms.show("otter").id
 

@@ -83,11 +83,11 @@ class Daemon:
         self.stopping.set()
         return True
 
-    def doctor(self) -> list[Finding]:
+    async def doctor(self) -> list[Finding]:
         """See daemon/doctor.py."""
         from banger.daemon.doctor import diagnose
 
-        return diagnose(self.host, self.databases, self.catalogs)
+        return await diagnose(self.host, self.databases, self.catalogs)
 
 
 def compose(host: Host, *, databases: Databases, build: str, agent: Path, catalogs: Path, tasks: asyncio.TaskGroup) -> Daemon:

@@ -25,7 +25,7 @@ from banger.model.sizes import show_size
 WANTED_BYTES = 4 << 30
 
 
-def diagnose(host: Host, databases: Databases, catalogs: Path) -> list[Finding]:
+async def diagnose(host: Host, databases: Databases, catalogs: Path) -> list[Finding]:
     """Every finding, in the order: host, what the user set up, state, then each backend; `catalogs` is the folder of the shipped ones."""
     found = [
         _architecture(host),
@@ -34,24 +34,29 @@ def diagnose(host: Host, databases: Databases, catalogs: Path) -> list[Finding]:
         _folders(host),
         _database(host, databases),
         _space(host),
-        _privilege(host),
+        await _privilege(host),
     ]
     found += tuning.findings(host.facts.kernel(), kvm=host.facts.kvm().usable)
-    for backend in _backends(host):
+    for backend in _local(host):
         found += backend.check()
+    for privileged in _privileged(host):
+        found += await privileged.check()
     found += [*naming.findings(host), ssh.finding(host)]
     distribution = host.facts.distribution()
     return list(dict.fromkeys(with_fix(finding, distribution) for finding in found))
 
 
-def _backends(host: Host) -> list[Vmm | Disk | Network | ImageSource | KernelSource]:
+def _local(host: Host) -> list[Vmm | ImageSource | KernelSource]:
     return [
         *(load("vmm", name, host) for name in names("vmm")),
-        *(load("disk", name, host) for name in names("disk")),
-        *(load("network", name, host) for name in names("network")),
         *(load("image", name, host) for name in names("image")),
         *(load("kernel", name, host) for name in names("kernel")),
     ]
+
+
+def _privileged(host: Host) -> list[Disk | Network]:
+    """What may have to ask the helper."""
+    return [*(load("disk", name, host) for name in names("disk")), *(load("network", name, host) for name in names("network"))]
 
 
 def _architecture(host: Host) -> Finding:
@@ -104,10 +109,10 @@ def _space(host: Host) -> Finding:
     return Finding(level=level, subject="disk space", message=f"{show_size(free)} free for {host.paths.state}", fix=fix)
 
 
-def _privilege(host: Host) -> Finding:
+async def _privilege(host: Host) -> Finding:
     """By what right networks and disks that need root can be had. That there is none is no fault: the defaults need none."""
     try:
-        found = host.privilege.standing()
+        found = await host.privilege.standing()
     except HostLacks as error:
         absent = "not installed" in error.message
         said = "no root and no privileged helper: not needed, but for networks and disks that need root" if absent else error.message

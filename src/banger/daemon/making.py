@@ -31,7 +31,7 @@ class Making:
         self.operations, self.images, self.kernels, self.boots = operations, images, kernels, boots
         self.resources, self.leases = roster.resources, roster.leases
 
-    def create(self, spec: VmSpec, *, start: bool, wait: str) -> AsyncIterator[Progress[VmStatus]]:
+    async def create(self, spec: VmSpec, *, start: bool, wait: str) -> AsyncIterator[Progress[VmStatus]]:
         """Create (and start) a machine as an operation; what is wrong with the request is raised at once."""
         planning.known("thing to wait for", wait, planning.WAITS)
         taken = self.roster.names()
@@ -47,7 +47,7 @@ class Making:
             network=self.resources.networks[asked.network],
         )
         planning.check(asked, backends, self.leases.taken(asked.network))
-        preflight.check(choice, backends, sources=self.images.check(asked.image), distribution=self.host.facts.distribution())
+        await preflight.check(choice, backends, sources=self.images.check(asked.image), distribution=self.host.facts.distribution())
         if asked.name in taken:
             raise name_taken(asked.name)
         if asked.rm and not start:

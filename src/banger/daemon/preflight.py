@@ -35,10 +35,10 @@ def choose(asked: str, network: str, vmms: Mapping[str, Vmm]) -> Choice:
     return Choice(name=name, lacks=tuple(failures(vmms[name].check(), "; ".join(filter(None, (vmms[name].usable(), vmms[name].unfit(network)))))))
 
 
-def check(choice: Choice, backends: Backends, *, sources: Sequence[Finding] = (), distribution: Sequence[str] = ()) -> None:
+async def check(choice: Choice, backends: Backends, *, sources: Sequence[Finding] = (), distribution: Sequence[str] = ()) -> None:
     """HostLacks for everything that a request lacks; `sources` is what its image and kernel are made with, if they must be."""
-    disk = failures(backends.disk.check(), backends.disk.usable())
-    network = failures(backends.network.check(), backends.network.usable())
+    disk = failures(await backends.disk.check(), await backends.disk.usable())
+    network = failures(await backends.network.check(), await backends.network.usable())
     lacks = refusal([*choice.lacks, *disk, *network, *sources], distribution)
     if lacks is not None:
         raise lacks

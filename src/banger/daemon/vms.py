@@ -94,9 +94,9 @@ class Vms:
 
     # -- coming and going -----------------------------------------------------------------------------------------------------------------------
 
-    def create(self, spec: VmSpec, *, start: bool, wait: str) -> AsyncIterator[Progress[VmStatus]]:
+    async def create(self, spec: VmSpec, *, start: bool, wait: str) -> AsyncIterator[Progress[VmStatus]]:
         """Create (and start) a machine as an operation; what is wrong with the request is raised at once."""
-        return self.making.create(spec, start=start, wait=wait)
+        return await self.making.create(spec, start=start, wait=wait)
 
     async def delete(self, reference: str) -> None:
         """Remove a machine and all it has written; one that is being created is cancelled first."""

@@ -65,7 +65,7 @@ class Mapping(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 class Dm(Protocol):
     """Mapped disks. All arguments are plain, so that another process can do it for us."""
 
-    def trouble(self) -> str:
+    async def trouble(self) -> str:
         """Why no disk can be mapped here, in one line; empty when it can."""
 
     async def make(self, mapping: Mapping) -> None:
@@ -139,8 +139,11 @@ class RealDm:
         #: One at a time: a removal must not overtake a making whose caller has gone.
         self.lock = threading.Lock()
 
-    def trouble(self) -> str:
+    async def trouble(self) -> str:
         """See Dm."""
+        return self._trouble()
+
+    def _trouble(self) -> str:
         if not CONTROL.exists():
             return f"{CONTROL} is missing: the kernel has no device-mapper (module dm_mod)"
         return loop.trouble() if os.access(CONTROL, os.R_OK | os.W_OK) else f"{CONTROL} is for root only"
@@ -241,7 +244,7 @@ class RealDm:
         return int(found[7]), int(found[10])
 
     def _names(self) -> list[str]:
-        if self.trouble():
+        if self._trouble():
             return []
         argument = request("", room=ANSWER)
         self._call(LIST, argument)
@@ -252,7 +255,7 @@ class RealDm:
         try:
             control = os.open(CONTROL, os.O_RDWR | os.O_CLOEXEC)
         except OSError as error:
-            raise HostLacks(self.trouble() or f"{CONTROL}: {error}", hint="run as root, or choose another --disk") from error
+            raise HostLacks(self._trouble() or f"{CONTROL}: {error}", hint="run as root, or choose another --disk") from error
         try:
             fcntl.ioctl(control, code, argument)
         finally:

@@ -65,7 +65,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
 class Links(Protocol):
     """Looking is quick and needs no privilege. Names are at most 15 bytes, else BadRequest; what the kernel refuses is HostLacks."""
 
-    def usable(self) -> str:
+    async def usable(self) -> str:
         """Empty when links can be changed, else what is missing, in one line."""
 
     def exists(self, name: str) -> bool:
@@ -124,7 +124,7 @@ def parse_routes(text: str) -> list[Route]:
 class RealLinks:
     """The interfaces of this network namespace."""
 
-    def usable(self) -> str:
+    async def usable(self) -> str:
         """See Links."""
         if not _may_change():
             return "networks on the host can be changed by root only"

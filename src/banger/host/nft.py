@@ -45,7 +45,7 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 class Nft(Protocol):
     """Bridges are named `br-banger` or `br-banger-…`, else BadRequest, as for what is no address. What the kernel refuses is HostLacks."""
 
-    def usable(self) -> str:
+    async def usable(self) -> str:
         """Empty when rules can be made, else what is missing, in one line."""
 
     async def renew(self, bridge: str, guests: Sequence[Guest]) -> None:
@@ -60,10 +60,10 @@ class Nft(Protocol):
     async def remove(self, bridge: str) -> None:
         """Remove the table; missing is success."""
 
-    def guests(self, bridge: str) -> list[Guest] | None:
+    async def guests(self, bridge: str) -> list[Guest] | None:
         """Those who are in the table; None when it is not there or not whole. Quick."""
 
-    def refusals(self, bridge: str) -> list[Refusal]:
+    async def refusals(self, bridge: str) -> list[Refusal]:
         """Other tables' chains that refuse what the host passes on for the bridge; those with an exception for it are left out. Quick."""
 
 
@@ -158,7 +158,7 @@ class RealNft:
         self._library: ctypes.CDLL | None = None
         self._context: int | None = None
 
-    def usable(self) -> str:
+    async def usable(self) -> str:
         """See Nft."""
         try:
             self._load()
@@ -187,7 +187,7 @@ class RealNft:
         table = f"{FAMILY} {table_of(bridge)}"
         self._do(f"add table {table}\ndelete table {table}")
 
-    def guests(self, bridge: str) -> list[Guest] | None:
+    async def guests(self, bridge: str) -> list[Guest] | None:
         """See Nft."""
         status, said, complaint = self._run(f"list table {FAMILY} {table_of(bridge)}")
         if status == 0:
@@ -196,7 +196,7 @@ class RealNft:
             return None
         raise refused(complaint)
 
-    def refusals(self, bridge: str) -> list[Refusal]:
+    async def refusals(self, bridge: str) -> list[Refusal]:
         """See Nft."""
         table_of(bridge)
         suspects = hooked(self._list("chains"))

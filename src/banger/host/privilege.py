@@ -40,7 +40,7 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 class Privilege(Protocol):
     """What doctor and status ask."""
 
-    def standing(self) -> Standing:
+    async def standing(self) -> Standing:
         """By what right; HostLacks when there is none."""
 
 
@@ -50,7 +50,7 @@ class Held:
     def __init__(self, standing: Standing) -> None:
         self.now = standing
 
-    def standing(self) -> Standing:
+    async def standing(self) -> Standing:
         """See Privilege."""
         return self.now
 

@@ -1,7 +1,7 @@
 """The daemon's side of the privileged helper: objects that have an interface's methods and send each call to the helper.
 
-A call is made as it would be made on the real thing: what waits there waits here; what does not is answered by a local process within a bounded
-time. A caller that is cancelled hears so once the helper has answered, so that what it undoes then is not done after it.
+Every call waits without holding up the daemon, and not for ever; so all that is served is asynchronous. A caller that is cancelled hears so once the
+helper has answered, so that what it undoes then is not done after it.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar, cast
@@ -23,11 +23,12 @@ from banger.model.event import operation
 from banger.model.rules import SERVED
 
 T = TypeVar("T")
-#: How long a call that must not wait may take, and one that may.
+#: How long a call that only looks may take, and one that changes something.
 QUICK_SECONDS, SLOW_SECONDS = 5.0, 30.0
 INSTALL = "as root: banger system install --owner USER"
-#: Methods that say in words what is missing.
+#: Methods that say in words what is missing, and those that only look.
 EXCUSES = frozenset({"usable", "trouble"})
+LOOKS = EXCUSES | {"standing", "guests", "refusals", "names"}
 AGAIN = "see: banger system status"
 
 
@@ -36,16 +37,6 @@ class Line:
 
     def __init__(self, path: Path, *, quick: float = QUICK_SECONDS, slow: float = SLOW_SECONDS) -> None:
         self.path, self.quick, self.slow = path, quick, slow
-
-    def call(self, interface: str, name: str, method: Method, arguments: bytes) -> object:
-        """Call and wait for the answer, but not long."""
-        message = request(interface, name, arguments)
-        with self._failures(method, self.quick):
-            try:
-                data = self._exchange(message)
-            except ConnectionError:
-                data = self._exchange(message)  # it was restarted; calls are idempotent
-        return judged(method, data)
 
     async def wait(self, interface: str, name: str, method: Method, arguments: bytes) -> object:
         """Call and wait for the answer, also when cancelled meanwhile."""
@@ -59,37 +50,29 @@ class Line:
             raise
 
     async def _ask(self, method: Method, message: bytes) -> bytes:
-        with self._failures(method, self.slow):
-            async with asyncio.timeout(self.slow):
+        seconds = self.quick if method.name.partition(".")[2] in LOOKS else self.slow
+        with self._failures(method, seconds):
+            async with asyncio.timeout(seconds):
                 try:
-                    return await self._exchange_slowly(message)
+                    return await self._exchange(message)
                 except ConnectionError:
-                    return await self._exchange_slowly(message)  # as above
+                    return await self._exchange(message)  # it was restarted; calls are idempotent
 
-    def _exchange(self, message: bytes) -> bytes:
-        with self._connected(self.quick) as sock:
-            with suppress(ConnectionError):  # it may have said why already
-                sock.send(message)
-            try:
-                return said(sock.recv(LIMIT + 1))
-            except ConnectionResetError:  # it closed before it took our message; what it said first stands behind this error
-                return said(sock.recv(LIMIT + 1))
-
-    async def _exchange_slowly(self, message: bytes) -> bytes:
+    async def _exchange(self, message: bytes) -> bytes:
         loop = asyncio.get_running_loop()
-        with self._connected(0) as sock:
-            with suppress(ConnectionError):
+        with self._connected() as sock:
+            with suppress(ConnectionError):  # it may have said why already
                 await loop.sock_sendall(sock, message)
             try:
                 return said(await loop.sock_recv(sock, LIMIT + 1))
-            except ConnectionResetError:  # as above
+            except ConnectionResetError:  # it closed before it took our message; what it said first stands behind this error
                 return said(await loop.sock_recv(sock, LIMIT + 1))
 
     @contextmanager
-    def _connected(self, seconds: float) -> Iterator[socket.socket]:
-        """A connection to root's process; with 0 seconds one that never waits (Unix sockets connect at once, or not at all)."""
+    def _connected(self) -> Iterator[socket.socket]:
+        """A connection to root's process, which never waits (Unix sockets connect at once, or not at all)."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC) as sock:
-            sock.settimeout(seconds)
+            sock.setblocking(False)
             sock.connect(str(self.path))
             _trust(sock)
             yield sock
@@ -147,23 +130,22 @@ def remote(protocol: type[T], interface: str, line: Line, *, here: T | None = No
     return cast(T, type(f"Remote{protocol.__name__}", (), dict(body))())
 
 
-def _excused(send: Callable[..., object]) -> Callable[..., object]:
+def _excused(send: Callable[..., Awaitable[object]]) -> Callable[..., Awaitable[object]]:
     """Asked what is missing, it is an answer that the helper is."""
 
-    def ask(*positional: object, **named: object) -> object:
+    async def ask(*positional: object, **named: object) -> object:
         try:
-            return send(*positional, **named)
+            return await send(*positional, **named)
         except (HostLacks, TimedOut) as error:
             return f"{error.message} ({error.hint})"
 
     return ask
 
 
-def _sender(line: Line, interface: str, name: str, method: Method) -> Callable[..., object]:
-    def send(_: object, *positional: object, **named: object) -> object:
-        return line.call(interface, name, method, method.pack(positional, named))
+def _sender(line: Line, interface: str, name: str, method: Method) -> Callable[..., Awaitable[object]]:
+    assert method.waits, f"{method.name} would hold up the daemon"
 
-    async def send_and_wait(_: object, *positional: object, **named: object) -> object:
+    async def send(_: object, *positional: object, **named: object) -> object:
         return await line.wait(interface, name, method, method.pack(positional, named))
 
-    return send_and_wait if method.waits else send
+    return send

@@ -11,6 +11,6 @@ if TYPE_CHECKING:
 
 
 @op("GET /doctor")
-def doctor(daemon: Daemon) -> list[Finding]:
+async def doctor(daemon: Daemon) -> list[Finding]:
     """Check whether this host has what banger needs; changes nothing."""
-    return daemon.doctor()
+    return await daemon.doctor()

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @op("POST /vms")
-def create(
+async def create(
     daemon: Daemon,
     *,
     name: str | None = None,
@@ -53,7 +53,7 @@ def create(
         vmm=vmm,
         rm=rm,
     )
-    return daemon.vms.create(spec, start=start, wait=wait)
+    return await daemon.vms.create(spec, start=start, wait=wait)
 
 
 @op("POST /vms/{vm}/start")

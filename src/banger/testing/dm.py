@@ -16,7 +16,7 @@ class FakeDm:
         self.held: set[str] = set()
         self.lacks = ""
 
-    def trouble(self) -> str:
+    async def trouble(self) -> str:
         """See Dm."""
         return self.lacks
 

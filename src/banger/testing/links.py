@@ -24,7 +24,7 @@ class FakeLinks:
         self.forwards = False
         self.broken: set[str] = set()
 
-    def usable(self) -> str:
+    async def usable(self) -> str:
         """See Links."""
         return self.lacks
 

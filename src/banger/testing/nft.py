@@ -17,7 +17,7 @@ class FakeNft:
         #: Every change, by its kind: what a create costs is counted here.
         self.changes: list[str] = []
 
-    def usable(self) -> str:
+    async def usable(self) -> str:
         """See Nft."""
         return self.lacks
 
@@ -45,11 +45,11 @@ class FakeNft:
         """See Nft."""
         self.tables.pop(table_of(bridge), None)
 
-    def guests(self, bridge: str) -> list[Guest] | None:
+    async def guests(self, bridge: str) -> list[Guest] | None:
         """See Nft."""
         table = self.tables.get(table_of(bridge))
         return None if table is None else list(table.values())
 
-    def refusals(self, bridge: str) -> list[Refusal]:
+    async def refusals(self, bridge: str) -> list[Refusal]:
         """See Nft."""
         return list(self.foreign)

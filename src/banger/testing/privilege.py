@@ -13,7 +13,7 @@ class FakePrivilege:
         self.now: Standing | None = None
         self.reason = "not installed"
 
-    def standing(self) -> Standing:
+    async def standing(self) -> Standing:
         """See Privilege."""
         if self.now is None:
             raise HostLacks(self.reason, hint="as root: banger system install --owner USER")

@@ -30,10 +30,10 @@ class Disk(Protocol):
     def inspect(self, part: DiskPart) -> PartStatus:
         """Whether it is there and what it takes; quick, never waits."""
 
-    def usable(self) -> str:
+    async def usable(self) -> str:
         """Empty when this kind of disk can be made here, else what is missing, in one line."""
 
-    def check(self) -> list[Finding]:
+    async def check(self) -> list[Finding]:
         """Whether this kind of disk can be made here."""
 
 

@@ -52,7 +52,7 @@ class DeviceMapper:
         files, target = self.host.files, self.host.paths.cow(part.vm)
         if files.size(target) is not None:
             return
-        missing = self.usable()
+        missing = await self.usable()
         if missing:
             raise HostLacks(missing, hint="run: banger doctor")
         self._require_reach(part)
@@ -103,13 +103,13 @@ class DeviceMapper:
             return PartStatus(present=False)
         return PartStatus(present=True, used_bytes=self.host.files.used_bytes(target))
 
-    def usable(self) -> str:
+    async def usable(self) -> str:
         """See Disk."""
-        return self.host.dm.trouble()
+        return await self.host.dm.trouble()
 
-    def check(self) -> list[Finding]:
+    async def check(self) -> list[Finding]:
         """See Disk."""
-        missing = self.usable()
+        missing = await self.usable()
         if missing:
             return [
                 Finding(

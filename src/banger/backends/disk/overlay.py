@@ -84,11 +84,11 @@ class Overlay:
             return PartStatus(present=False)
         return PartStatus(present=True, used_bytes=self.host.files.used_bytes(target))
 
-    def usable(self) -> str:
+    async def usable(self) -> str:
         """See Disk."""
         return "" if self.host.proc.which("mkfs.ext4") else "mkfs.ext4 is not installed (package e2fsprogs)"
 
-    def check(self) -> list[Finding]:
+    async def check(self) -> list[Finding]:
         """See Disk."""
         if self.host.proc.which("mkfs.ext4") is None:
             return [Finding(level=Level.FAIL, subject="disk", message="mkfs.ext4 is not installed", packages=("e2fsprogs",))]

@@ -64,14 +64,14 @@ class Reflink:
             return PartStatus(present=False)
         return PartStatus(present=True, used_bytes=self.host.files.used_bytes(target))
 
-    def usable(self) -> str:
+    async def usable(self) -> str:
         """See Disk."""
         kind = self.host.files.kind(self.host.paths.machines)
         return "" if kind in ABLE else f"{kind} at {self.host.paths.machines} cannot clone files (btrfs and XFS can)"
 
-    def check(self) -> list[Finding]:
+    async def check(self) -> list[Finding]:
         """See Disk."""
-        missing = self.usable()
+        missing = await self.usable()
         if missing:
             return [
                 Finding(

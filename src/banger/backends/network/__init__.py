@@ -13,7 +13,7 @@ from banger.model.parts import NicPart, PartStatus
 class Network(Protocol):
     """A network lives as long as its machine's process: `ensure` before the VMM starts, `remove` after it has ended."""
 
-    def usable(self) -> str:
+    async def usable(self) -> str:
         """Empty when it can be had here, else what is missing, in one line."""
 
     def plan(self, vm: VmId, *, host_access: bool, sockets: bool = True, nat: bool | None = None, taken: frozenset[str] = frozenset()) -> NicPart:
@@ -32,7 +32,7 @@ class Network(Protocol):
     def inspect(self, part: NicPart) -> PartStatus:
         """Whether it works; quick, never waits."""
 
-    def check(self) -> list[Finding]:
+    async def check(self) -> list[Finding]:
         """Whether this kind of network can be had here."""
 
 

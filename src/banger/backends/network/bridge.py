@@ -87,9 +87,9 @@ class Bridge:
             raise BadRequest(f"the setting subnet cannot be {found}", hint="use a private network from /16 to /29, for example 172.30.0.0/24")
         return found
 
-    def usable(self) -> str:
+    async def usable(self) -> str:
         """See Network."""
-        return self.links.usable() or self.nft.usable() or self._clash()
+        return await self.links.usable() or await self.nft.usable() or self._clash()
 
     def _clash(self) -> str:
         """What the subnet takes away from the host, unless it is our own bridge."""
@@ -135,7 +135,7 @@ class Bridge:
 
     async def ensure(self, part: NicPart) -> None:
         """See Network."""
-        self._require()
+        await self._require()
         if ipaddress.IPv4Interface(part.address).network != self.subnet():
             message = f"the machine's address {part.address} is not of the subnet {self.subnet()}"
             raise HostLacks(message, hint="set the setting subnet to what it was, or delete the machine")
@@ -148,8 +148,8 @@ class Bridge:
         if part.nat:
             await self._make_way()
 
-    def _require(self) -> None:
-        missing = self.usable()
+    async def _require(self) -> None:
+        missing = await self.usable()
         if missing:
             raise HostLacks(missing, hint="run: banger doctor")
 
@@ -177,7 +177,7 @@ class Bridge:
         if not self.links.forwarding():
             log.warning("IPv4 forwarding was off and is turned on (net.ipv4.ip_forward)")
             await self.links.forward()
-        for refusal in self.nft.refusals(self.name):
+        for refusal in await self.nft.refusals(self.name):
             text = f"warning: {refusal.chain} of the host's firewall refuses what machines send; as root: {refusal.fix}"
             log.warning("%s", text)
             report(text)
@@ -186,14 +186,14 @@ class Bridge:
 
     async def remove(self, part: NicPart) -> None:
         """See Network. A TAP goes back to those that are kept ready, if any are."""
-        if not self.links.exists(part.tap) and part.tap not in self.held and self.links.usable():
+        if not self.links.exists(part.tap) and part.tap not in self.held and await self.links.usable():
             return
         if not await self._mine():
             self.held.pop(part.tap, None)
             return
         async with self.turn[part.tap]:
             async with self.base:
-                if not self.nft.usable():
+                if not await self.nft.usable():
                     await self.nft.forget(self.name, guest_of(part))
             if not self.host.settings.tap_pool:
                 await self.links.remove(part.tap)
@@ -219,7 +219,7 @@ class Bridge:
     async def settle(self, live: Sequence[NicPart], spare: Sequence[NicPart]) -> None:
         """See Shared."""
         ours = self._ours()
-        if not (live or spare or ours or self.links.exists(self.name)) or self.links.usable():
+        if not (live or spare or ours or self.links.exists(self.name)) or await self.links.usable():
             return
         if not await self._mine():
             log.info("the interface %s is not ours and is left alone", self.name)
@@ -256,7 +256,8 @@ class Bridge:
                 group.create_task(self._try_tap(part))
         async with self.base:
             wanted = {guest_of(part) for part in self.held.values()}
-            if set(self.nft.guests(self.name) or ()) != wanted or self.nft.guests(self.name) is None:
+            found = await self.nft.guests(self.name)
+            if found is None or set(found) != wanted:
                 await self._renew()
         if any(part.nat for part in self.held.values()) and not self.links.forwarding():
             await self.links.forward()
@@ -275,14 +276,14 @@ class Bridge:
         there = self.links.exists(part.tap)
         return PartStatus(present=there, running=there and self.links.exists(self.name))
 
-    def check(self) -> list[Finding]:
+    async def check(self) -> list[Finding]:
         """See Network. What is missing is only a warning: the defaults do not need it."""
-        lacks = self.links.usable()
+        lacks = await self.links.usable()
         if lacks:
             return [Finding(level=Level.WARN, subject=SUBJECT, message=lacks, fix="nothing needs to be done for the network user")]
         try:
-            lacks = self.nft.usable() or self._clash()
-            refusals = [] if lacks else self.nft.refusals(self.name)
+            lacks = await self.nft.usable() or self._clash()
+            refusals = [] if lacks else await self.nft.refusals(self.name)
         except BangerError as error:
             lacks = str(error)
         if lacks:

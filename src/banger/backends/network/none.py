@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class NoNetwork:
     """The backend."""
 
-    def usable(self) -> str:
+    async def usable(self) -> str:
         """See Network."""
         return ""
 
@@ -40,7 +40,7 @@ class NoNetwork:
         """See Network."""
         return PartStatus(present=True, running=True)
 
-    def check(self) -> list[Finding]:
+    async def check(self) -> list[Finding]:
         """See Network."""
         return [Finding(level=Level.PASS, subject="network none", message="needs nothing")]
 

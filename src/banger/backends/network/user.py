@@ -92,7 +92,7 @@ class User:
         self.host = host
         self.lives = Lives(host, host.paths.network_process, lambda vm: (socket_name(vm),))
 
-    def usable(self) -> str:
+    async def usable(self) -> str:
         """See Network."""
         return "" if self.host.proc.which("passt") else "passt is not installed"
 
@@ -157,7 +157,7 @@ class User:
         """See Network."""
         return self.lives.inspect(part.vm)
 
-    def check(self) -> list[Finding]:
+    async def check(self) -> list[Finding]:
         """See Network."""
         if self.host.proc.which("passt") is None:
             return [Finding(level=Level.FAIL, subject="network user", message="passt is not installed", packages=(PACKAGE,))]
