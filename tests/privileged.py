@@ -23,6 +23,8 @@ PATIENCE = 10.0
 class Privileged:
     """A helper that serves `owner`, with its socket and one root below `folder`, in the namespaces that `prefix` leads to."""
 
+    program: Sequence[str] = ("-m", "banger.helper")
+
     def __init__(self, folder: Path, *, owner: int = OWNER, prefix: Sequence[str] = ()) -> None:
         self.owner, self.prefix = owner, prefix
         self.path, self.root = folder / "helper.sock", folder / "state"
@@ -38,7 +40,7 @@ class Privileged:
 
     def start(self) -> subprocess.Popen[bytes]:
         """Start (again)."""
-        words = [sys.executable, "-P", "-m", "banger.helper", "--owner", f"{self.owner}:{self.owner}", "--root", str(self.root)]
+        words = [sys.executable, "-P", *self.program, "--owner", f"{self.owner}:{self.owner}", "--root", str(self.root)]
         number = self.listener.fileno()
         command = [*self.prefix, sys.executable, "-c", HAND_OVER, str(number), *words]
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=self.output, stderr=self.output, pass_fds=(number,))
