@@ -26,8 +26,13 @@ class Keeping:
 
     async def up(self, machine: Machine, wait: str) -> None:
         """Bring it up, and see meanwhile that its name leads to it."""
-        async with self.names.beside(machine, self.tasks):
-            await machine.up(wait)
+        try:
+            async with self.names.beside(machine, self.tasks):
+                await machine.up(wait)
+        except (BangerError, OSError) as error:
+            if machine.dirty and machine.phase is Phase.KEPT:
+                self.roster.leftovers.add(machine, error)
+            raise
 
     def watch(self, machine: Machine) -> None:
         """Clean up as soon as the machine's VMM has ended, whoever ended it."""
@@ -44,8 +49,7 @@ class Keeping:
             if machine.plan.rm and machine.phase is Phase.KEPT:
                 await self.roster.destroy(machine)
         except (BangerError, OSError) as error:
-            machine.note = f"its process has ended, but something is left over: {error}"
-            log.warning("%s: %s", machine.plan.name, machine.note)
+            self.roster.leftovers.add(machine, error)
 
     async def _until_gone(self, machine: Machine) -> None:
         tending = asyncio.create_task(tend(machine))
@@ -68,8 +72,11 @@ class Keeping:
             try:
                 await self._adopt(machine)
             except (BangerError, OSError) as error:
-                machine.note = f"could not be taken over: {error}"
-                log.warning("%s: %s", machine.plan.name, machine.note)
+                if machine.inspect().running:
+                    machine.note = f"could not be taken over: {error}"
+                    log.warning("%s: %s", machine.plan.name, machine.note)
+                else:
+                    self.roster.leftovers.add(machine, error)
         if self.leases.ready:
             self.leases.touch()
             self.tasks.create_task(self.leases.keep(), name="keep TAPs ready")

@@ -41,6 +41,8 @@ class Machine:
         self.note = ""
         #: Why the VMM has halted the guest; empty while it runs.
         self.stalled = ""
+        #: Whether it was not cleaned up to the end when it went down last.
+        self.dirty = False
         self.watcher: asyncio.Task[None] | None = None
         #: Set while its network is there.
         self.connected = asyncio.Event()
@@ -80,7 +82,7 @@ class Machine:
             created=plan.created,
             pid=vmm.pid,
             boot_id=self.boot_id if vmm.running else "",
-            note=self.note or self.stalled,
+            note=self.note or self.stalled or disk.detail,
         )
 
     async def up(self, wait: str) -> None:
@@ -103,7 +105,10 @@ class Machine:
         except BaseException as error:
             if isinstance(error, BangerError):
                 error.tail = error.tail or self.host.consoles.tail(self.plan.id, TAIL_LINES)
-            await self.down()
+            try:
+                await self.down()
+            except (BangerError, OSError) as left:
+                error.add_note(f"left over: {left}")
             raise
 
     async def _alive(self, work: Awaitable[object]) -> None:
@@ -226,13 +231,14 @@ class Machine:
     async def _clear(self) -> None:
         """The conversation ends last: whoever hears its end and looks finds no machine that still runs."""
         end, conversation = self.foretell(), self.conversation
-        self.conversation = None
+        self.conversation, self.dirty = None, True
         self.connected.clear()
         try:
             try:
                 await self.resources.remove_all(*volatile(self.plan))
             finally:
                 await self.resources.detach(self.plan.disk)
+            self.dirty = False
         finally:
             if conversation is not None:
                 conversation.close(end)

@@ -70,6 +70,7 @@ class Making:
             await self.roster.destroy(machine)
 
     async def _create(self, asked: planning.Resolved, backends: planning.Backends, *, start: bool, wait: str) -> VmStatus:
+        await self.roster.make_way(asked.name)
         machine = await self._reserve(asked, backends)
         try:
             async with machine.lock, step("disk", "making the disk"):

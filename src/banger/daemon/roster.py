@@ -12,12 +12,13 @@ import logging
 from contextlib import suppress
 
 from banger.daemon.leases import Leases
+from banger.daemon.leftovers import Leftovers
 from banger.daemon.machine import Machine
 from banger.daemon.resources import Resources, lasting
 from banger.daemon.ssh import KnownHosts
 from banger.daemon.store import Phase, Store
 from banger.host import Host
-from banger.model.errors import BadRequest, NoSpace, NotFound, WrongState
+from banger.model.errors import BadRequest, BangerError, NoSpace, NotFound, WrongState
 from banger.model.ids import VmId
 from banger.model.vm import VmPlan, VmStatus
 
@@ -33,6 +34,7 @@ class Roster:
         self.known = KnownHosts(host)
         self.machines: dict[VmId, Machine] = {}
         self.leases = Leases(resources, self.machines, host.settings.tap_pool)
+        self.leftovers = Leftovers(self._clean, tasks)
 
     def rows(self) -> list[VmStatus]:
         """All of them in the order of creation; touches no guest and no lock."""
@@ -61,8 +63,13 @@ class Roster:
         return machine
 
     def names(self) -> frozenset[str]:
-        """The names that are taken."""
-        return frozenset(machine.plan.name for machine in self.machines.values())
+        """The names that are taken; those of machines that are going can be had once they have gone (see `make_way`)."""
+        return frozenset(machine.plan.name for machine in self.machines.values() if machine.phase is not Phase.DELETING)
+
+    async def make_way(self, name: str) -> None:
+        """See a machine of that name off that is going; raises what keeps it."""
+        for machine in [each for each in self.machines.values() if each.plan.name == name and each.phase is Phase.DELETING]:
+            await self.destroy(machine)
 
     def load(self) -> None:
         """After a start of the daemon: the machines of the table."""
@@ -88,7 +95,7 @@ class Roster:
         machine.phase = Phase.KEPT
 
     async def undo(self, machine: Machine, error: BaseException) -> None:
-        """Leave nothing behind, however often we are cancelled; what cannot be removed is noted on the error and removed at the daemon's next start."""
+        """Leave nothing behind, however often we are cancelled; what cannot be removed is noted on the error, and tried again."""
         work = asyncio.get_running_loop().create_task(self.destroy(machine))
         while not work.done():
             with suppress(asyncio.CancelledError):
@@ -98,7 +105,24 @@ class Roster:
             error.add_note(f"left over: {left}")
 
     async def destroy(self, machine: Machine) -> None:
-        """Remove a machine and all it has written; what fails leaves it on the roster, and may be repeated."""
+        """Remove a machine and all it has written; what fails leaves it on the roster, may be repeated, and is by itself."""
+        try:
+            await self._destroy(machine)
+        except (BangerError, OSError) as error:
+            self.leftovers.add(machine, error)
+            raise
+
+    async def _clean(self, machine: Machine) -> None:
+        """See Leftovers: as it was meant, unless it has gone or runs again meanwhile."""
+        if machine.plan.id not in self.machines:
+            return
+        if machine.phase is Phase.DELETING or machine.plan.rm:
+            await self._destroy(machine)
+        elif await machine.reap():
+            machine.note = ""
+            self.leases.touch()
+
+    async def _destroy(self, machine: Machine) -> None:
         plan = machine.plan
         machine.phase = Phase.DELETING
         try:
@@ -107,6 +131,8 @@ class Roster:
             log.warning("%s is deleted without a note of it first, which makes room: %s", plan.name, error)
         await machine.down()
         async with machine.lock:
+            if plan.id not in self.machines:
+                return  # somebody else was quicker, and its name may be another's now
             await self.resources.remove_all(*lasting(plan))
             self.host.consoles.remove(plan.id)
             self.host.files.remove_tree(self.host.paths.vm_run(plan.id))
