@@ -182,14 +182,14 @@ async def run(host: Host, build: str) -> None:
 async def _serve(host: Host, build: str, tasks: asyncio.TaskGroup) -> None:
     agent = PACKAGE / "agent" / "banger-agent"
     daemon = compose(host, databases=RealDatabases(), build=build, agent=agent, catalogs=CATALOGS, tasks=tasks)
-    asyncio.get_running_loop().add_signal_handler(STEP_DOWN, daemon.step_down)
+    service = Service(every_op(), daemon, build, stale=lambda: daemon.step_down(service.calls))
+    asyncio.get_running_loop().add_signal_handler(STEP_DOWN, lambda: daemon.step_down(service.calls))
     try:
         await daemon.images.shelf.clean()
         await daemon.kernels.shelf.clean()
         daemon.releases.clean()
         await daemon.names.open()
         await daemon.vms.adopt()
-        service = Service(every_op(), daemon, build, stale=daemon.step_down)
         with listening_at(host.paths.socket) as listener:
             async with serving(service, listener):
                 await _until_stopped(daemon)

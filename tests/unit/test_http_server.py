@@ -27,6 +27,7 @@ class Toy:
     def __init__(self) -> None:
         self.closed = asyncio.Event()
         self.begun = asyncio.Event()
+        self.go = asyncio.Event()
         self.duplex = ToyDuplex()
 
 
@@ -82,6 +83,12 @@ async def watch(daemon: Toy, *, fail: str = "", endless: bool = False) -> AsyncI
         daemon.closed.set()
 
 
+async def hold(daemon: Toy) -> None:
+    """Hold a thing until it may go."""
+    daemon.begun.set()
+    await daemon.go.wait()
+
+
 async def talk(daemon: Toy, *, name: str) -> Duplex:
     """Talk to a thing."""
     if name == "missing":
@@ -95,6 +102,7 @@ OPS = {
         Op("thing.show", "GET", "/things/{name}", show),
         Op("thing.make", "POST", "/things", make),
         Op("thing.watch", "POST", "/things/watch", watch),
+        Op("thing.hold", "POST", "/things/hold", hold),
         Op("thing.talk", "POST", "/things/{name}/talk", talk),
     )
 }
@@ -137,8 +145,8 @@ class Peer:
 
 
 @asynccontextmanager
-async def connected(toy: Toy, *, stale: Callable[[], bool] | None = None) -> AsyncIterator[Peer]:
-    service = Service(OPS, toy, "0.1.0+100", stale=stale)
+async def connected(toy: Toy, *, stale: Callable[[], bool] | None = None, service: Service | None = None) -> AsyncIterator[Peer]:
+    service = service or Service(OPS, toy, "0.1.0+100", stale=stale)
     ours, theirs = socket.socketpair()
     reader, writer = await asyncio.open_unix_connection(sock=theirs)
     async with asyncio.TaskGroup() as group:
@@ -338,6 +346,24 @@ async def test_a_newer_client_makes_an_idle_daemon_step_down(toy: Toy) -> None:
 async def test_a_busy_daemon_or_an_older_client_is_served_as_usual(toy: Toy, theirs: str, agrees: bool) -> None:
     async with connected(toy, stale=lambda: agrees) as peer:
         assert (await peer.ask("GET", "/things/x", b"", f"Banger-Build: {theirs}"))[0] == 200
+
+
+@pytest.mark.parametrize("call", [("POST", "/things/hold"), ("POST", "/things/watch", b'{"endless": true}')], ids=["a call", "a stream"])
+async def test_a_daemon_with_a_call_under_way_does_not_step_down_for_newer_code(toy: Toy, call: tuple[str, str, bytes]) -> None:
+    service = Service(OPS, toy, "0.1.0+100", stale=lambda: not service.calls)
+    newer = ("GET", "/things/x", b"", "Banger-Build: 0.1.0+101")
+    async with connected(toy, service=service) as peer:
+        async with connected(toy, service=service) as other:
+            other.send(*call)
+            async with asyncio.timeout(SECONDS):
+                await toy.begun.wait()
+            assert (await peer.ask(*newer))[0] == 200
+            toy.go.set()
+            assert (await other.head())[0] < 300
+        async with asyncio.timeout(SECONDS):
+            while service.calls:  # noqa: ASYNC110 (the other end has just gone)
+                await asyncio.sleep(0)
+        assert (await peer.ask(*newer))[0] == 426
 
 
 async def test_a_build_that_cannot_be_read_is_refused(toy: Toy) -> None:

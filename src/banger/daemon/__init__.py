@@ -75,9 +75,9 @@ class Daemon:
             await self.operations.cancel(running)
         self.stopping.set()
 
-    def step_down(self) -> bool:
-        """Make room for newer code, unless an operation is under way. The socket goes first, so that nobody comes to us any more."""
-        if self.operations.running:
+    def step_down(self, calls: int) -> bool:
+        """Make room for newer code, unless an operation or a call is under way. The socket goes first, so that nobody comes to us any more."""
+        if self.operations.running or calls:
             return False
         self.host.paths.socket.unlink(missing_ok=True)
         self.stopping.set()

@@ -44,7 +44,7 @@ class Holder(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 def take_seat(paths: Paths, proc: Proc, *, replace: bool = False) -> int | None:
     """The descriptor that makes us the one daemon; None when another one serves, at a socket that our path leads to. DaemonUnreachable if neither.
 
-    `replace`: one that serves is asked to step down as soon as no operation is under way, and we come after it. So the host's service manager gets
+    `replace`: one that serves is asked to step down as soon as nothing is under way, and we come after it. So the host's service manager gets
     the daemon that it watches, and nobody's work is cut off.
     """
     lock = os.open(paths.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)

@@ -34,12 +34,16 @@ GRACE_SECONDS = 2.0
 
 
 class Service:
-    """All operations of one daemon. `stale` is asked whether to step down when a client's code is newer; None: never."""
+    """All operations of one daemon. `stale` is asked whether to step down when a client's code is newer; None: never.
+
+    `calls` is how many calls are under way, streams and upgraded connections among them: what is cut off if the daemon ends.
+    """
 
     def __init__(self, ops: Mapping[str, Op], daemon: object, build: str, *, stale: Callable[[], bool] | None = None) -> None:
         self.ops, self.daemon, self.build, self.stale = ops, daemon, build, stale
         self.routes = Routes(ops)
         self.talks: dict[asyncio.Task[None], Talk] = {}
+        self.calls = 0
 
     async def converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one connection to its end; never raises but for cancellation."""
@@ -75,7 +79,11 @@ class Service:
                 raise BadRequest(f"{route.op.name} needs an upgraded connection", hint=f"send 'Connection: Upgrade' and 'Upgrade: {PROTOCOL}'")
         except BangerError as error:
             return await _say(talk, status_of(error), error)
-        await self._call(talk, route, arguments)
+        self.calls += 1
+        try:
+            await self._call(talk, route, arguments)
+        finally:
+            self.calls -= 1
 
     def _check_build(self, theirs: str) -> None:
         try:
