@@ -88,6 +88,7 @@ def _partitioned(head: bytes, name: str) -> None:
 
 def _ext4(head: bytes, size: int, name: str) -> int:
     """The file's length, if all blocks are in it and nothing has to be repaired before it is mounted read-only."""
+    head = head.ljust(0x600, b"\0")  # a file that ends in its superblock
     low, log_size = struct.unpack_from("<I", head, 0x404)[0], struct.unpack_from("<I", head, 0x418)[0]
     state, (incompatible,) = struct.unpack_from("<H", head, 0x43A)[0], struct.unpack_from("<I", head, 0x460)
     high = struct.unpack_from("<I", head, 0x550)[0] if incompatible & 0x80 else 0
