@@ -56,7 +56,7 @@ async def test_what_a_failed_creation_leaves_goes_by_itself(place: Place, hasty:
     helper = Helper(daemon)
     helper.away = True
     with pytest.raises(HostLacks, match=GONE):
-        await result(daemon.vms.create(OTTER, start=True, wait="agent"))
+        await result(await daemon.vms.create(OTTER, start=True, wait="agent"))
     (row,) = daemon.vms.rows()
     assert "is tried again" in row.note
     helper.away = False
@@ -71,10 +71,10 @@ async def test_the_same_command_repeated_does_not_wait_for_that(place: Place, ne
     helper.away = True
     for _ in range(2):
         with pytest.raises(HostLacks, match=GONE):
-            await result(daemon.vms.create(OTTER, start=True, wait="agent"))
+            await result(await daemon.vms.create(OTTER, start=True, wait="agent"))
         assert len(daemon.vms.rows()) == 1
     helper.away = False
-    assert (await result(daemon.vms.create(OTTER, start=True, wait="agent"))).state is VmState.RUNNING
+    assert (await result(await daemon.vms.create(OTTER, start=True, wait="agent"))).state is VmState.RUNNING
     assert len(daemon.vms.rows()) == 1
 
 
@@ -84,16 +84,16 @@ async def test_what_is_tried_again_later_does_not_harm_the_next_of_that_name(pla
     helper = Helper(daemon)
     helper.away = True
     with pytest.raises(HostLacks):
-        await result(daemon.vms.create(OTTER, start=True, wait="agent"))
+        await result(await daemon.vms.create(OTTER, start=True, wait="agent"))
     helper.away = False
-    await result(daemon.vms.create(OTTER, start=True, wait="agent"))
+    await result(await daemon.vms.create(OTTER, start=True, wait="agent"))
     await until(lambda: not daemon.vms.roster.leftovers.trying)
     assert daemon.vms.show("otter").state is VmState.RUNNING
 
 
 async def test_a_machine_that_cannot_be_stopped_to_the_end_is_stopped_starts_and_is_cleaned_up(place: Place, hasty: None) -> None:
     daemon = await place.daemon()
-    await result(daemon.vms.create(OTTER, start=True, wait="agent"))
+    await result(await daemon.vms.create(OTTER, start=True, wait="agent"))
     helper = Helper(daemon)
     helper.away = True
     with pytest.raises(HostLacks, match=GONE):
@@ -107,7 +107,7 @@ async def test_a_machine_that_cannot_be_stopped_to_the_end_is_stopped_starts_and
 
 async def test_why_a_start_failed_is_told_although_what_it_made_is_left_over(place: Place, hasty: None) -> None:
     daemon = await place.daemon()
-    await result(daemon.vms.create(OTTER, start=False, wait="agent"))
+    await result(await daemon.vms.create(OTTER, start=False, wait="agent"))
     helper = Helper(daemon)
     place.guests(Mood.GARBAGE)
     network, removed = daemon.vms.resources.networks["none"], daemon.vms.resources.networks["none"].remove
@@ -127,7 +127,7 @@ async def test_why_a_start_failed_is_told_although_what_it_made_is_left_over(pla
 
 async def test_a_daemon_that_begins_while_nothing_can_be_cleaned_up_does_it_later(place: Place, hasty: None, monkeypatch: pytest.MonkeyPatch) -> None:
     former = await place.daemon()
-    await result(former.vms.create(OTTER, start=False, wait="agent"))
+    await result(await former.vms.create(OTTER, start=False, wait="agent"))
     former.vms.store.mark(former.vms.show("otter").id, Phase.DELETING)
     network, away = type(former.vms.resources.networks["none"]), True
     removed = network.remove
