@@ -93,7 +93,7 @@ class Forward:
             guest.flush()
             sending = True
             while True:
-                wanted = [guest, peer] if sending and meter.available else [guest]
+                wanted: list[Conversation | socket.socket] = [guest, peer] if sending and meter.available else [guest]
                 ready, _, _ = select.select(wanted, [], [])
                 if peer in ready:
                     sending = self._up(peer, guest, meter)

@@ -15,12 +15,12 @@ from tests.world import ROOT
 SECONDS = 1200.0
 
 
-def nested() -> Iterator[Figure]:
-    """All of them, in a lab machine that ends with it."""
+def nested(*names: str) -> Iterator[Figure]:
+    """Those named of `bench.nested`, or all of them, in a lab machine that ends with it."""
     with payload.alone():
         standing = Standing()
         lab = standing.up()
         lab.bring(ROOT / "src")
-        said = lab.ok(*environment({}), "python3", "-m", "bench.nested", timeout=SECONDS)
+        said = lab.ok(*environment({}), "python3", "-m", "bench.nested", *names, timeout=SECONDS)
         standing.end()
     yield from msgspec.json.decode(said.encode(), type=list[Figure])

@@ -1,4 +1,5 @@
-"""Figures that are taken in the lab machine, where Firecracker is: `python -m bench.nested` prints them as JSON. `bench.lab` calls it from outside."""
+"""Figures that are taken in the lab machine, where Firecracker is: `python -m bench.nested [NAME…]` prints them, or those named, as JSON. `bench.lab`
+calls it from outside."""
 
 from __future__ import annotations
 
@@ -21,6 +22,7 @@ import msgspec
 from banger.model.errors import BangerError
 from bench.bare import greet
 from bench.measure import RUNS, Figure, in_turn, seconds
+from bench.network import connecting
 from tests.inventory import take
 from tests.world import KERNEL, SHELF, SLIM, World
 
@@ -122,39 +124,53 @@ def one(here: World) -> Iterator[Figure]:
     yield Figure(name="firecracker: delete", ours=statistics.median(ends), baseline=0, unit="s", against="absolute", bound=0.3)
 
 
-def crowd(here: World) -> Iterator[Figure]:
-    """Many at once; their end, one after the other; and what is left."""
-    before = take(here.root)
-    alone = []
+def alone(here: World) -> list[float]:
+    """Seconds of boots with nothing else going on."""
+    taken = []
     for _ in range(RUNS):
-        alone.append(create(here, "otter"))
+        taken.append(create(here, "otter"))
         delete(here, "otter")
+    return taken
+
+
+def crowd(here: World) -> Iterator[Figure]:
+    """Many at once; their end, one after the other; and what is left. What a boot takes alone is timed before and after: a host's pace changes."""
+    before, boots = take(here.root), alone(here)
     names = [f"vm-{number}" for number in range(CROWD)]
     with ThreadPoolExecutor(CROWD) as pool:
         wall = seconds(lambda: list(pool.map(lambda name: attempt(here, name), names)))
     running = sum(row["state"] == "running" for row in here.rows())
     yield Figure(name=f"firecracker: {CROWD} at once, run", ours=running, baseline=0, unit="", against="absolute", bound=CROWD, at_most=False, runs=1)
-    total = CROWD * statistics.median(alone) / CORES
-    yield Figure(name=f"firecracker: {CROWD} at once", ours=wall, baseline=total, unit="s", against="boots alone / cores", bound=1.3, runs=1)
     ends = [delete(here, str(row["name"])) for row in here.rows()]
     yield Figure(name="firecracker: delete, the slowest", ours=max(ends), baseline=0, unit="s", against="absolute", bound=0.3, runs=CROWD)
     left = take(here.root).beyond(before)
     print(left, file=sys.stderr)
+    total = CROWD * statistics.median([*boots, *alone(here)]) / CORES
+    yield Figure(name=f"firecracker: {CROWD} at once", ours=wall, baseline=total, unit="s", against="boots alone / cores", bound=1.3, runs=1)
     yield Figure(name="firecracker: left on the host", ours=sum(map(len, left.values())), baseline=0, unit="", against="inventory", bound=0, runs=1)
 
 
-def main() -> None:
-    """Print all."""
+def firecracker() -> Iterator[Figure]:
+    """One machine, then many, of a banger of this benchmark's own."""
     with tempfile.TemporaryDirectory(prefix="banger-bench-", dir="/tmp") as folder:
-        here = World(Path(folder), boot_timeout="300", network=sys.argv[1] if sys.argv[1:] else "none")
+        here = World(Path(folder), boot_timeout="300", network="none")
         try:
             here.ok("vm", "create", "--name", "first", "--memory", "128M")
-            figures = []
-            for figure in chain(one(here), crowd(here)):
-                print(figure, file=sys.stderr, flush=True)
-                figures.append(figure)
+            yield from one(here)
+            yield from crowd(here)
         finally:
             here.close()
+
+
+BENCHMARKS = {"network": connecting, "firecracker": firecracker}
+
+
+def main() -> None:
+    """Print those that are named, or all."""
+    figures = []
+    for figure in chain.from_iterable(BENCHMARKS[name]() for name in sys.argv[1:] or BENCHMARKS):
+        print(figure, file=sys.stderr, flush=True)
+        figures.append(figure)
     sys.stdout.buffer.write(msgspec.json.encode(figures) + b"\n")
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from banger.host.generation import following, generation
 from banger.host.nft import Guest, Nft, RealNft
 from banger.model.errors import BadRequest
 from banger.testing.nft import FakeNft
@@ -103,6 +104,51 @@ async def test_a_table_whose_rules_were_flushed_counts_as_not_there(real: RealNf
     nft_command("flush chain inet banger forward")
     assert await real.guests(BRIDGE) is None
     assert not await real.guest(BRIDGE, WREN)
+
+
+@needs_root
+async def test_who_is_in_already_costs_no_transaction_and_who_was_put_out_by_another_is_let_in_again(real: RealNft) -> None:
+    await real.renew(BRIDGE, [OTTER])
+    before = generation()
+    assert await real.guest(BRIDGE, OTTER)
+    assert real.refusals(BRIDGE) == []
+    await real.forget(BRIDGE, WREN)
+    assert generation() == before
+    nft_command(f"delete element inet banger guests {{ {OTTER.mac} . {OTTER.address} }}")
+    assert real.guests(BRIDGE) == []
+    assert await real.guest(BRIDGE, OTTER)
+    assert (seen(real), seen(RealNft())) == ([OTTER], [OTTER])
+
+
+@needs_root
+async def test_what_is_remembered_is_what_the_kernel_has(real: RealNft) -> None:
+    elsewhere = Guest(mac=OTTER.mac, address="172.30.0.9", nat=False)
+    await real.renew(BRIDGE, [OTTER])
+    await real.renew("br-banger-x", [WREN])
+    for step in (
+        real.guest(BRIDGE, WREN),
+        real.guest(BRIDGE, elsewhere),
+        real.forget(BRIDGE, OTTER),
+        real.remove("br-banger-x"),
+        real.renew(BRIDGE, [WREN]),
+    ):
+        await step
+        fresh = RealNft()
+        assert (seen(real), real.guests("br-banger-x")) == (seen(fresh), fresh.guests("br-banger-x"))
+
+
+@needs_root
+async def test_a_table_that_is_removed_and_made_by_others_is_looked_at_each_time(real: RealNft) -> None:
+    await real.renew(BRIDGE, [OTTER])
+    nft_command("delete table inet banger")
+    assert not await real.guest(BRIDGE, OTTER)
+    await RealNft().renew(BRIDGE, [])
+    assert await real.guest(BRIDGE, OTTER)
+    assert seen(real) == [OTTER]
+
+
+def test_generations_follow_each_other_and_none_is_the_unknown() -> None:
+    assert (following(7), following(0xFFFFFFFF)) == (8, 1)
 
 
 @needs_root

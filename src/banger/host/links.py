@@ -122,11 +122,16 @@ def parse_routes(text: str) -> list[Route]:
 
 
 class RealLinks:
-    """The interfaces of this network namespace."""
+    """The interfaces of this network namespace. What this process may do does not change while it lives, and is asked once."""
+
+    def __init__(self) -> None:
+        self._may_change: bool | None = None
 
     async def usable(self) -> str:
         """See Links."""
-        if not _may_change():
+        if self._may_change is None:
+            self._may_change = _may_change()
+        if not self._may_change:
             return "networks on the host can be changed by root only"
         return "" if os.access("/dev/net/tun", os.R_OK | os.W_OK) else "/dev/net/tun is missing (kernel module tun)"
 
@@ -248,8 +253,8 @@ def look(name: str) -> Link | None:
         return None
     flags, attributes = found
     info = rtnetlink.attributes(attributes.get(rtnetlink.LINKINFO, b""))
-    owner = rtnetlink.attributes(info.get(rtnetlink.DATA, b"")).get(rtnetlink.TUN_OWNER)
     kind = rtnetlink.text(info.get(rtnetlink.KIND, b""))
+    owner = rtnetlink.attributes(info.get(rtnetlink.DATA, b"")).get(rtnetlink.TUN_OWNER) if kind == "tun" else None
     master = rtnetlink.number(attributes.get(rtnetlink.MASTER, b""))
     return Link(
         name=name,
@@ -257,7 +262,7 @@ def look(name: str) -> Link | None:
         up=bool(flags & UP),
         master=_name_of(master),
         isolated=rtnetlink.attributes(info.get(rtnetlink.SLAVE_DATA, b"")).get(rtnetlink.ISOLATED) == b"\1",
-        owner=rtnetlink.number(owner) if kind == "tun" and owner is not None else -1,
+        owner=rtnetlink.number(owner) if owner is not None else -1,
         alias=rtnetlink.text(attributes.get(rtnetlink.ALIAS, b"")),
     )
 

@@ -4,6 +4,7 @@ The rules never change: which guests there are and whose packets may leave the h
 small transaction. A guest's packets are taken only from its own MAC and IPv4 address; guests do not reach each other, also not by way of the host;
 nobody outside can begin a connection to a guest; what may leave does so under the host's address. What guests send to the host itself is left to
 the host's own rules. No other table is changed; those that refuse forwarded packets are looked for, since no table can overrule another's refusal.
+What was seen holds until somebody changes anything in nftables, which the kernel counts (host/generation.py): then all is looked at anew.
 Owns the table `banger` (`banger-x` for the bridge `br-banger-x`), which stays until `remove`.
 """
 
@@ -17,12 +18,13 @@ from typing import Protocol
 
 import msgspec
 
+from banger.host.generation import UNKNOWN, following, generation
 from banger.model.errors import BadRequest, HostLacks
 
 LIBRARY, PACKAGE = "libnftables.so.1", "libnftables1"
 FAMILY = "inet"
-#: Output flags of nftables/libnftables.h.
-JSON, TERSE = 1 << 4, 1 << 11
+#: An output flag of nftables/libnftables.h.
+JSON = 1 << 4
 BRIDGE = re.compile(r"br-(banger(-[a-z0-9]+)?)\Z")
 MAC = re.compile(r"([0-9a-f]{2}:){5}[0-9a-f]{2}\Z")
 
@@ -151,12 +153,21 @@ def read_guests(listing: Listing) -> list[Guest] | None:
     return [Guest(mac=mac, address=address, nat=address in sets.get("nat", [])) for mac, address in pairs]
 
 
+class Seen(msgspec.Struct, frozen=True):
+    """What nftables had at a generation: our whole tables' guests by bridge, and who refuses what is passed on for one."""
+
+    generation: int = UNKNOWN
+    tables: dict[str, frozenset[Guest]] = {}
+    refusals: dict[str, tuple[Refusal, ...]] = {}
+
+
 class RealNft:
     """libnftables, loaded when it is first needed. One context, used by one thread."""
 
     def __init__(self) -> None:
         self._library: ctypes.CDLL | None = None
         self._context: int | None = None
+        self._seen = Seen()
 
     async def usable(self) -> str:
         """See Nft."""
@@ -168,48 +179,75 @@ class RealNft:
 
     async def renew(self, bridge: str, guests: Sequence[Guest]) -> None:
         """See Nft."""
-        self._do(whole(bridge, guests))
+        self._change(bridge, frozenset(guests), whole(bridge, guests))
 
     async def guest(self, bridge: str, guest: Guest) -> bool:
         """See Nft."""
-        if not self._whole(bridge):
+        lines = entry(bridge, guest)
+        known = self._table(bridge)
+        if known is None:
             return False
-        self._do("\n".join(entry(bridge, guest)))
+        if guest not in known:
+            others = {other for other in known if (other.mac, other.address) != (guest.mac, guest.address)}
+            self._change(bridge, frozenset({*others, guest}), "\n".join(lines))
         return True
 
     async def forget(self, bridge: str, guest: Guest) -> None:
         """See Nft."""
-        if self._whole(bridge):
-            self._do("\n".join(exit_of(bridge, guest)))
+        known = self._table(bridge)
+        left = {other for other in known or () if (other.mac, other.address) != (guest.mac, guest.address)}
+        if known is not None and left != known:
+            self._change(bridge, frozenset(left), "\n".join(exit_of(bridge, guest)))
 
     async def remove(self, bridge: str) -> None:
         """See Nft."""
         table = f"{FAMILY} {table_of(bridge)}"
-        self._do(f"add table {table}\ndelete table {table}")
+        self._change(bridge, None, f"add table {table}\ndelete table {table}")
 
     async def guests(self, bridge: str) -> list[Guest] | None:
         """See Nft."""
-        status, said, complaint = self._run(f"list table {FAMILY} {table_of(bridge)}")
-        if status == 0:
-            return read_guests(_decoded(said))
-        if "No such file or directory" in complaint:
-            return None
-        raise refused(complaint)
+        found = self._table(bridge)
+        return None if found is None else list(found)
 
     async def refusals(self, bridge: str) -> list[Refusal]:
         """See Nft."""
         table_of(bridge)
-        suspects = hooked(self._list("chains"))
-        return [found for chain in suspects if (found := judge(chain, self._list(f"table {chain.table}"), bridge)) is not None]
+        seen = self._current()
+        if bridge not in seen.refusals:
+            suspects = hooked(self._list("chains"))
+            found = (judge(chain, self._list(f"table {chain.table}"), bridge) for chain in suspects)
+            seen.refusals[bridge] = tuple(refusal for refusal in found if refusal is not None)
+        return list(seen.refusals[bridge])
 
-    def _whole(self, bridge: str) -> bool:
-        """Whether the table is there with all of its rules; who is in its sets is not read."""
-        status, said, complaint = self._run(f"list table {FAMILY} {table_of(bridge)}", JSON | TERSE)
-        if status == 0:
-            return read_guests(_decoded(said)) is not None
-        if "No such file or directory" in complaint:
-            return False
-        raise refused(complaint)
+    def _current(self) -> Seen:
+        """What is known of nftables as it is now. The generation is asked for first: what is looked at after it is at least as new."""
+        now = generation()
+        if now == UNKNOWN or now != self._seen.generation:
+            self._seen = Seen(now, {}, {})
+        return self._seen
+
+    def _table(self, bridge: str) -> frozenset[Guest] | None:
+        """The guests of a whole table; None when it is not there or lacks a rule."""
+        seen = self._current()
+        if bridge in seen.tables:
+            return seen.tables[bridge]
+        status, said, complaint = self._run(f"list table {FAMILY} {table_of(bridge)}")
+        if status != 0 and "No such file or directory" not in complaint:
+            raise refused(complaint)
+        found = read_guests(_decoded(said)) if status == 0 else None
+        if found is not None:
+            seen.tables[bridge] = frozenset(found)
+        return None if found is None else seen.tables[bridge]
+
+    def _change(self, bridge: str, guests: frozenset[Guest] | None, commands: str) -> None:
+        """One transaction, after which the bridge's table has these guests, or is gone. If it was the only one meanwhile, all else is as it was seen."""
+        seen = self._current()
+        self._seen = Seen()
+        self._do(commands)
+        after = generation()
+        if seen.generation != UNKNOWN and after == following(seen.generation):
+            others = {name: those for name, those in seen.tables.items() if name != bridge}
+            self._seen = Seen(after, others if guests is None else {**others, bridge: guests}, seen.refusals)
 
     def _list(self, what: str) -> Listing:
         status, said, complaint = self._run(f"list {what}")
@@ -222,9 +260,8 @@ class RealNft:
         if status != 0:
             raise refused(complaint)
 
-    def _run(self, commands: str, output: int = JSON) -> tuple[int, bytes, str]:
+    def _run(self, commands: str) -> tuple[int, bytes, str]:
         library = self._load()
-        library.nft_ctx_output_set_flags(self._context, output)
         status = int(library.nft_run_cmd_from_buffer(self._context, commands.encode()))
         said = library.nft_ctx_get_output_buffer(self._context)
         complaint = library.nft_ctx_get_error_buffer(self._context)
@@ -243,6 +280,7 @@ class RealNft:
         context = library.nft_ctx_new(0)
         library.nft_ctx_buffer_output(context)
         library.nft_ctx_buffer_error(context)
+        library.nft_ctx_output_set_flags(context, JSON)
         self._library, self._context = library, context
         return library
 

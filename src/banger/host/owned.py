@@ -53,6 +53,7 @@ class OwnedLinks(RealLinks):
     """Interfaces of the one owner."""
 
     def __init__(self, owner: Owner) -> None:
+        super().__init__()
         self.of = owner
 
     async def require(self, name: str, *, there: bool = False) -> None:

@@ -44,8 +44,8 @@ def interface(name: str) -> tuple[int, Attributes] | None:
 
 def attributes(data: bytes) -> Attributes:
     """A run of attributes by number, each padded to four bytes; also what is nested in one."""
-    found, at = Attributes(), 0
-    while at + ATTRIBUTE.size <= len(data):
+    found, at, last = Attributes(), 0, len(data) - ATTRIBUTE.size
+    while at <= last:
         length, kind = ATTRIBUTE.unpack_from(data, at)
         if length < ATTRIBUTE.size:
             break
