@@ -10,6 +10,7 @@ from banger.daemon.names import Names
 from banger.daemon.roster import Roster
 from banger.daemon.stalls import tend
 from banger.daemon.store import Phase
+from banger.daemon.turns import Turns
 from banger.host import Host
 from banger.model.errors import BangerError
 
@@ -23,11 +24,12 @@ class Keeping:
     def __init__(self, host: Host, roster: Roster, *, names: Names, tasks: asyncio.TaskGroup) -> None:
         self.host, self.roster, self.names, self.tasks = host, roster, names, tasks
         self.resources, self.leases = roster.resources, roster.leases
+        self.turns = Turns(host.facts.cpus())
 
     async def up(self, machine: Machine, wait: str) -> None:
-        """Bring it up, and see meanwhile that its name leads to it."""
+        """Bring it up, when it is its turn, and see meanwhile that its name leads to it."""
         try:
-            async with self.names.beside(machine, self.tasks):
+            async with self.turns.taken(), self.names.beside(machine, self.tasks):
                 await machine.up(wait)
         except (BangerError, OSError) as error:
             if machine.dirty and machine.phase is Phase.KEPT:

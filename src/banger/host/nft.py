@@ -240,7 +240,7 @@ class RealNft:
         return None if found is None else seen.tables[bridge]
 
     def _change(self, bridge: str, guests: frozenset[Guest] | None, commands: str) -> None:
-        """One transaction, after which the bridge's table has these guests, or is gone. If it was the only one meanwhile, all else is as it was seen."""
+        """One transaction, after which the table has these guests, or is gone. If it was the only one meanwhile, all else is as it was seen."""
         seen = self._current()
         self._seen = Seen()
         self._do(commands)
