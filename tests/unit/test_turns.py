@@ -68,11 +68,11 @@ async def test_a_machine_beyond_the_places_waits_and_says_so(place: Place) -> No
     object.__setattr__(place.host, "settings", msgspec.structs.replace(place.host.settings, boot_timeout=PATIENT))
     daemon = await place.daemon()
     place.guests(Mood.SILENT)
-    booting = [daemon.vms.create(spec, start=True, wait="agent") for spec in SPECS[:2]]
+    booting = [await daemon.vms.create(spec, start=True, wait="agent") for spec in SPECS[:2]]
     for each in booting:
         await reach(each, "agent")
     place.guests(Mood.GOOD)
-    waiting, other = (daemon.vms.create(spec, start=True, wait="agent") for spec in SPECS[2:])
+    waiting, other = [await daemon.vms.create(spec, start=True, wait="agent") for spec in SPECS[2:]]
     for each in (waiting, other):
         await reach(each, "turn")
     assert [row.state for row in daemon.vms.rows()] == [VmState.CREATING] * 4
