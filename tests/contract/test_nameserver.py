@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
+import dns.message
 import pytest
 
 from banger.host import nameserver
@@ -162,3 +165,23 @@ def test_a_host_without_ipv6_has_ports_too(tmp_path: Path) -> None:
     from banger.host.facts import _bound
 
     assert not _bound(tmp_path / "udp6", 53)
+
+
+ASK = """
+import sys
+from ipaddress import IPv4Interface
+from banger.daemon.names import _reader
+reply = _reader()
+before = set(sys.modules)
+for query in sys.argv[1:]:
+    assert reply(bytes.fromhex(query), {"otter": IPv4Interface("172.30.0.7/16")}, False)
+print(*sorted(set(sys.modules) - before))
+"""
+
+
+def test_no_query_has_to_wait_for_an_import() -> None:
+    asked = [("otter.vm", kind) for kind in ("A", "AAAA", "ANY")] + [("vm", kind) for kind in ("SOA", "NS", "ANY", "A")]
+    asked += [("7.0.30.172.in-addr.arpa", "PTR"), ("badger.vm", "A"), ("example.org", "A")]
+    queries = [dns.message.make_query(name, kind, use_edns=edns).to_wire().hex() for name, kind in asked for edns in (False, 0)]
+    done = subprocess.run([sys.executable, "-P", "-c", ASK, *queries], capture_output=True, text=True, check=True)
+    assert done.stdout == "\n"

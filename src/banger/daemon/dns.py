@@ -3,7 +3,7 @@
 We speak for the zone `vm.` and, backwards, for the machines' own networks (RFC 1035, 2308, 6891); nothing is looked up elsewhere, and whoever asks for
 something else is refused. Answers are not to be kept (TTL 0): machines come and go. Queries are hostile: what cannot be read is answered with an error
 or not at all, and a datagram is never answered with more than fits one.
-The library is imported with this module, which the daemon does at its first query.
+The library is imported with this module, and all of it that our answers need, so that no query has to wait for that.
 """
 
 from __future__ import annotations
@@ -20,6 +20,10 @@ import dns.opcode
 import dns.rcode
 import dns.rdataclass
 import dns.rdatatype
+import dns.rdtypes.ANY.NS
+import dns.rdtypes.ANY.PTR
+import dns.rdtypes.ANY.SOA
+import dns.rdtypes.IN.A
 import dns.rrset
 
 from banger.model.names import ZONE, reverse_domain

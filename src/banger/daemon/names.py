@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from ipaddress import IPv4Interface
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from banger.daemon.machine import Machine
 from banger.daemon.naming import Naming, write_naming
@@ -22,9 +23,26 @@ from banger.host.nameserver import Listening
 from banger.model.errors import BangerError
 from banger.model.names import LOOPBACK, Routing, reverse_domain, server
 
+if TYPE_CHECKING:
+    from banger.daemon import dns
+
 log = logging.getLogger(__name__)
 #: How long a start waits for the host's resolver at most; what it does afterwards is noted all the same.
 PATIENCE = 10.0
+
+
+Reply = Callable[[bytes, "dns.Table", bool], bytes]
+
+
+def _unready(query: bytes, table: dns.Table, stream: bool) -> bytes:
+    raise AssertionError("nobody is asked before it listens")
+
+
+def _reader() -> Reply:
+    """How queries are answered. Imported in a thread, before the first comes: it takes 30 ms and more, in which the daemon would do nothing else."""
+    from banger.daemon import dns
+
+    return lambda query, table, stream: dns.answer(query, table, stream=stream)
 
 
 class Names:
@@ -35,6 +53,7 @@ class Names:
         #: Where we answer, and the interface that machines with names are behind (backends/network/bridge.py).
         self.port, self.link = host.settings.dns_port, host.settings.bridge
         self.listening: Listening | None = None
+        self._reply: Reply = _unready
         self.lock = asyncio.Lock()
         self.state = Naming(port=self.port)
         #: What the resolver was told, and the number of the interface it was told about: one of the same name may come later.
@@ -48,10 +67,8 @@ class Names:
         return {plan.name: IPv4Interface(plan.nic.address) for plan in plans}
 
     def answer(self, query: bytes, stream: bool) -> bytes:
-        """See daemon/dns.py, which is imported here because many a daemon is never asked."""
-        from banger.daemon import dns
-
-        return dns.answer(query, self.table(), stream=stream)
+        """See daemon/dns.py."""
+        return self._reply(query, self.table(), stream)
 
     def summary(self) -> str:
         """Where names are answered, or why not, in one line."""
@@ -103,6 +120,7 @@ class Names:
     async def _listen(self) -> None:
         if not self.port:
             return
+        self._reply = await asyncio.to_thread(_reader)
         try:
             self.listening = await self.host.nameservers.listen(LOOPBACK, self.port, self.answer)
         except (BangerError, OSError) as error:
