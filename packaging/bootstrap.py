@@ -48,6 +48,11 @@ DEVELOPMENT = {
     "passwd": "useradd",
     "mount": "mount",
     "btrfs-progs": "mkfs.btrfs",
+    "docker-registry": "docker-registry",
+    "apache2-utils": "htpasswd",
+    "openssl": "openssl",
+    "skopeo": "skopeo",
+    "umoci": "umoci",
     "qemu-utils": "qemu-img",
 }
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")

@@ -23,6 +23,7 @@ from banger.daemon.operations import failure_of
 from banger.frontends.http.server import Service, serving
 from banger.host import Host
 from banger.host.archive import RealArchive
+from banger.host.blobs import RealBlobs
 from banger.host.calls import SOCKET
 from banger.host.cgroup import RealCgroups
 from banger.host.clock import RealClock
@@ -35,11 +36,13 @@ from banger.host.files import RealFiles
 from banger.host.jail import RealJails
 from banger.host.kmod import RealKmod
 from banger.host.links import Links, RealLinks
+from banger.host.logins import Logins
 from banger.host.nameserver import RealNameServers
 from banger.host.nft import Nft, RealNft
 from banger.host.privilege import Held, Means, Privilege, Standing
 from banger.host.proc import RealProc
 from banger.host.qmp import RealQmp
+from banger.host.registry import RealRegistry
 from banger.host.remote import Line, remote
 from banger.host.resolver import RealResolver, Resolver
 from banger.host.rootfs import RealRootFs
@@ -53,6 +56,7 @@ from banger.model.config import Settings, load_settings
 from banger.model.errors import BangerError
 from banger.model.finding import Finding
 from banger.model.paths import Paths
+from banger.model.registry import parse_mirrors
 from banger.ops import every_op
 
 log = logging.getLogger(__name__)
@@ -99,6 +103,7 @@ def real_host(environment: Mapping[str, str]) -> Host:
         paths=paths,
         settings=settings,
         archive=RealArchive(),
+        blobs=RealBlobs(paths.blobs, files),
         cgroups=RealCgroups(),
         clock=RealClock(),
         consoles=RealConsoles(paths, settings.console_bytes),
@@ -116,10 +121,19 @@ def real_host(environment: Mapping[str, str]) -> Host:
         privilege=real_privilege(line),
         proc=proc,
         qmp=RealQmp(RealDialer()),
+        registry=real_registry(environment, home, proc, paths, settings),
         resolver=real_resolver(RealResolver(proc, files), line),
         rootfs=RealRootFs(proc),
         web=RealWeb(),
     )
+
+
+def real_registry(environment: Mapping[str, str], home: Path, proc: RealProc, paths: Paths, settings: Settings) -> RealRegistry:
+    """With the logins of Docker and Podman, and the certificates that are trusted for single registries: ours, Docker's and Podman's."""
+    docker = Path(environment.get("DOCKER_CONFIG") or home / ".docker") / "config.json"
+    podman = Path(xdg(environment, "RUNTIME_DIR") or paths.run) / "containers" / "auth.json"
+    certificates = [paths.config / "certs.d", Path("/etc/docker/certs.d"), Path("/etc/containers/certs.d")]
+    return RealRegistry(Logins(proc, [docker, podman]), mirrors=parse_mirrors(settings.registry_mirrors), certificates=certificates)
 
 
 def real_privilege(line: Line | None) -> Privilege:

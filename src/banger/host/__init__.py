@@ -10,6 +10,7 @@ from banger.model.paths import Paths
 
 if TYPE_CHECKING:
     from banger.host.archive import Archive
+    from banger.host.blobs import Blobs
     from banger.host.cgroup import Cgroups
     from banger.host.clock import Clock
     from banger.host.console import Consoles
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from banger.host.privilege import Privilege
     from banger.host.proc import Proc
     from banger.host.qmp import Qmp
+    from banger.host.registry import Registry
     from banger.host.resolver import Resolver
     from banger.host.rootfs import RootFs
     from banger.host.stream import Dialer
@@ -39,6 +41,7 @@ class Host:
     paths: Paths
     settings: Settings
     archive: Archive
+    blobs: Blobs
     cgroups: Cgroups
     clock: Clock
     consoles: Consoles
@@ -56,6 +59,7 @@ class Host:
     privilege: Privilege
     proc: Proc
     qmp: Qmp
+    registry: Registry
     resolver: Resolver
     rootfs: RootFs
     web: Web

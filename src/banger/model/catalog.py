@@ -23,6 +23,8 @@ class ImageEntry(Entry, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     `size_mib` is the size of the file system (sparse); it must hold the content, what the machine writes goes elsewhere.
     `file` and `managed` are for source `rootfs`: a file on this host, and whether it is copied or used where it is.
+    `reference`, `platform` and `plain_http` are for source `oci`: an image in a registry, which of its platforms (empty: the host's), and whether it
+    may be asked without TLS. There a `size_mib` of 0 is what the content needs.
     """
 
     kernel: str
@@ -32,6 +34,9 @@ class ImageEntry(Entry, frozen=True, kw_only=True, forbid_unknown_fields=True):
     size_mib: int = 2048
     file: str = ""
     managed: bool = True
+    reference: str = ""
+    platform: str = ""
+    plain_http: bool = False
 
 
 class KernelEntry(Entry, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -88,7 +93,8 @@ class ImageManifest(Manifest, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     `init` is what `model/inits.py` makes of its files: a name, or empty for none. `architecture` is uname's word (`x86_64`), or empty: the host's.
     `file` is set where the root file system is a file of the user's own (unmanaged): never written, never removed, and known again by its `stamp`,
-    when it was last changed (ns) and its length. `filesystem` is what the guest's kernel has to know: ext4, erofs or squashfs.
+    when it was last changed (ns) and its length. `reference` is where a registry's image came from, `resolved` the digest of its manifest, which the
+    cache of blobs goes by. `filesystem` is what the guest's kernel has to know: ext4, erofs or squashfs.
     """
 
     kernel: str
@@ -100,6 +106,8 @@ class ImageManifest(Manifest, frozen=True, kw_only=True, forbid_unknown_fields=T
     filesystem: str = "ext4"
     file: str = ""
     stamp: tuple[int, int] = (0, 0)
+    reference: str = ""
+    resolved: str = ""
 
 
 class KernelManifest(Manifest, frozen=True, kw_only=True, forbid_unknown_fields=True):

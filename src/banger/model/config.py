@@ -9,6 +9,7 @@ from typing import Annotated
 import msgspec
 
 from banger.model.errors import BadRequest
+from banger.model.registry import parse_mirrors
 from banger.model.sizes import parse_size
 
 Seconds = float
@@ -40,6 +41,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     firecracker_releases: Annotated[str, msgspec.Meta(description="where Firecracker's releases are fetched from; empty: its own")] = ""
     helper: Annotated[str, msgspec.Meta(description="socket of the privileged helper; empty: where systemd has it once it is installed")] = ""
     catalog: Annotated[str, msgspec.Meta(description="folder with an images.json or kernels.json of your own")] = ""
+    registry_mirrors: Annotated[str, msgspec.Meta(description="mirrors that are asked first: REGISTRY=HOST[:PORT][/FOLDER], several with a comma")] = ""
+    short_names: Annotated[
+        str, msgspec.Meta(description="look for a bare name that nobody here knows at Docker Hub: yes or no", pattern="^(yes|no)$")
+    ] = "yes"
     images_dir: Annotated[str, msgspec.Meta(description="where images are kept; empty: below the state folder")] = ""
     kernels_dir: Annotated[str, msgspec.Meta(description="where kernels are kept; empty: below the state folder")] = ""
     dns_port: Annotated[int, msgspec.Meta(description="port of 127.0.0.1 where NAME.vm is answered; 0: nowhere", ge=0, le=65535)] = 42069
@@ -68,11 +73,14 @@ def checked(values: Mapping[str, object], where: str) -> Settings:
     """The settings if these are all; BadRequest says where the wrong one stands."""
     try:
         settings = msgspec.convert(values, Settings, strict=False)
+        key = "disk_size: "
         parse_size(settings.disk_size)
+        key = "registry_mirrors: "
+        parse_mirrors(settings.registry_mirrors)
     except msgspec.ValidationError as error:
         message, _, place = str(error).partition(" - at `$.")
         key = f"{place.rstrip('`')}: " if place else ""
         raise BadRequest(f"{where}: {key}{message[:1].lower()}{message[1:]}", hint="the guide's page on settings lists them all") from error
     except BadRequest as error:
-        raise BadRequest(f"{where}: disk_size: {error}", hint=error.hint) from error
+        raise BadRequest(f"{where}: {key}{error}", hint=error.hint) from error
     return settings

@@ -105,6 +105,7 @@ class Execution(msgspec.Struct, frozen=True, kw_only=True, rename="pascal"):
     working_dir: str | None = None
     labels: dict[str, str] | None = None
     stop_signal: str | None = None
+    shell: tuple[str, ...] | None = None
 
 
 class RootFs(msgspec.Struct, frozen=True, kw_only=True):

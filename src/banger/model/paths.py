@@ -135,6 +135,11 @@ class Paths(msgspec.Struct, frozen=True, kw_only=True):
         """An installed version: `firecracker`, mostly `jailer`, and `manifest.json`."""
         return self.firecrackers / version
 
+    @property
+    def blobs(self) -> Path:
+        """What registries have given, as an OCI image layout."""
+        return self.cache / "oci"
+
     def initramfs(self, digest: str) -> Path:
         """An initramfs by the digest of what it is made of."""
         return self.cache / "initramfs" / f"{digest}.cpio"

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from banger.host import Host
 from banger.host.archive import RealArchive
+from banger.host.blobs import RealBlobs
 from banger.host.cpio import RealCpio
 from banger.host.files import RealFiles
 from banger.host.kmod import RealKmod
@@ -32,6 +33,7 @@ from banger.testing.nft import FakeNft
 from banger.testing.privilege import FakePrivilege
 from banger.testing.proc import FakeProc
 from banger.testing.qemu import FakeQemu
+from banger.testing.registry import FakeRegistry
 from banger.testing.rootfs import FakeRootFs
 from banger.testing.stream import FakeDialer
 from banger.testing.web import FakeWeb
@@ -55,7 +57,7 @@ class FakeHost:
             kernels=root / "state" / "kernels",
         )
         self.clock, self.consoles, self.dialer, self.ext4, self.facts = FakeClock(), FakeConsoles(), FakeDialer(), FakeExt4(), FakeFacts()
-        self.dm, self.rootfs = FakeDm(), FakeRootFs()
+        self.dm, self.rootfs, self.registry = FakeDm(), FakeRootFs(), FakeRegistry()
         self.jails, self.cgroups = FakeJails(), FakeCgroups()
         self.links, self.nft = FakeLinks(), FakeNft()
         self.proc, self.qemu, self.web = FakeProc(self.dialer), FakeQemu(), FakeWeb()
@@ -67,6 +69,7 @@ class FakeHost:
             paths=self.paths,
             settings=settings or Settings(),
             archive=RealArchive(),
+            blobs=RealBlobs(self.paths.blobs, RealFiles()),
             cgroups=self.cgroups,
             clock=self.clock,
             consoles=self.consoles,
@@ -84,6 +87,7 @@ class FakeHost:
             privilege=self.privilege,
             proc=self.proc,
             qmp=RealQmp(self.dialer),
+            registry=self.registry,
             resolver=self.resolver,
             rootfs=self.rootfs,
             web=self.web,
