@@ -98,6 +98,15 @@ def test_progress_as_lines_does_not_flood(monkeypatch: pytest.MonkeyPatch) -> No
     assert said.getvalue() == "[image pull] fetch: package 0/100 packages\n[image pull] pack\n"
 
 
+def test_a_warning_is_said_whatever_else_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = io.StringIO()
+    monkeypatch.setattr("sys.stderr", said)
+    progress = Progress("vm start otter")
+    for detail in ("disk devmapper", "warning: the host's disk had been full", "warning: keep room"):
+        progress.line({"event": {"stage": "disk", "detail": detail}})
+    assert said.getvalue().splitlines() == ["[vm start otter] disk: disk devmapper", "warning: the host's disk had been full", "warning: keep room"]
+
+
 def test_progress_for_programs_is_the_stream_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     said = io.StringIO()
     monkeypatch.setattr("sys.stderr", said)

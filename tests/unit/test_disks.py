@@ -13,8 +13,10 @@ from banger.backends.disk.reflink import Reflink
 from banger.daemon.resources import Resources
 from banger.host import dm
 from banger.host.dm import Mapping
+from banger.host.files import RealFiles
 from banger.model.drives import by_letter, by_serial, drives, words
-from banger.model.errors import BadRequest, Busy, Corrupt, HostLacks
+from banger.model.errors import BadRequest, Busy, Corrupt, HostLacks, NoSpace
+from banger.model.event import Event, listening
 from banger.model.finding import Level
 from banger.model.ids import VmId
 from banger.model.parts import DiskPart
@@ -118,6 +120,30 @@ async def test_what_the_kernel_gave_up_on_a_full_disk_is_taken_back(fake: FakeHo
     cow.write_bytes(bytes(16))
     await disk.attach(part)
     assert cow.read_bytes() == bytes(16)
+
+
+async def test_a_disk_that_the_kernel_gave_up_is_told_as_that_and_mapped_anew(fake: FakeHost) -> None:
+    disk, part = DeviceMapper(fake.host), planned(fake)
+    await disk.ensure(part)
+    await disk.attach(part)
+    cow, stale = fake.paths.cow(VM), fake.dm.maps[f"banger-{VM}"]
+    cow.write_bytes(b"SnAp\0\0\0\0\1\0\0\0\x08\0\0\0")
+    assert "make room" in disk.inspect(part).detail
+    said: list[Event] = []
+    with listening(said.append):
+        await disk.attach(part)
+    assert fake.dm.maps[f"banger-{VM}"] is not stale
+    assert disk.inspect(part).detail == ""
+    assert [event.detail.partition(":")[0] for event in said] == ["warning"]
+
+
+async def test_a_disk_is_not_mapped_where_the_next_write_finds_no_room(fake: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk, part = DeviceMapper(fake.host), planned(fake)
+    await disk.ensure(part)
+    monkeypatch.setattr(RealFiles, "free_bytes", lambda _, folder: 1 << 20)
+    with pytest.raises(NoSpace, match="a mapped disk needs 64M"):
+        await disk.attach(part)
+    assert fake.dm.maps == {}
 
 
 async def test_without_device_mapper_it_is_refused_and_told_by_doctor(fake: FakeHost) -> None:

@@ -78,16 +78,22 @@ class Dm(Protocol):
         """The maps of banger's that there are, whole or half."""
 
 
+def given_up(cow: Path) -> bool:
+    """Whether the kernel has given up what was written to `cow`: it says so in the file itself, so nobody needs privilege to see it. See `revived`."""
+    with cow.open("rb") as file:
+        magic, valid = struct.unpack("<2I", file.read(8).ljust(8, b"\0"))
+    return bool(magic == SNAPSHOT_MAGIC and not valid)
+
+
 def revived(cow: Path) -> bool:
     """Take back that the kernel gave up what was written, which it does when a write to `cow` fails (a full disk); whether it had.
 
     The failed write was told to whoever wrote, and what had been kept before is kept: after this the disk is as after a power cut. The head is four
     little-endian numbers: magic, valid, version, chunk size (linux/drivers/md/dm-snap-persistent.c).
     """
+    if not given_up(cow):
+        return False
     with cow.open("r+b") as file:
-        magic, valid = struct.unpack("<2I", file.read(8).ljust(8, b"\0"))
-        if magic != SNAPSHOT_MAGIC or valid:
-            return False
         file.seek(4)
         file.write(struct.pack("<I", 1))
         file.flush()

@@ -69,7 +69,7 @@ Part = DiskPart | NicPart | MachinePart
 class PartStatus(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What is really there. `present`: the thing exists; `running`: its process lives; `frozen`: the process is stopped (SIGSTOP).
 
-    `pid` is 0 when there is none; `used_bytes` is what the part takes on the host's disk.
+    `pid` is 0 when there is none; `used_bytes` is what the part takes on the host's disk; `detail` is what is wrong with it, in words for its user.
     """
 
     present: bool

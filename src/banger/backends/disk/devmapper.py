@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 
 from banger.backends.bases import require_base
 from banger.backends.disk import possible
-from banger.host.dm import Mapping, revived
+from banger.host.dm import Mapping, given_up, revived
 from banger.model.errors import BadRequest, Corrupt, HostLacks, NoSpace
+from banger.model.event import report
 from banger.model.finding import Finding, Level
 from banger.model.parts import DiskPart, PartStatus
 from banger.model.sizes import show_size
@@ -26,8 +27,10 @@ if TYPE_CHECKING:
     from banger.model.ids import VmId
 
 log = logging.getLogger(__name__)
-#: What must stay free on the host beside a new, empty disk.
+#: What must be free on the host for a machine to start: the kernel gives up a disk at the first write that finds no room.
 RESERVE = 64 << 20
+#: What is told of such a machine.
+GIVEN_UP = "its disk cannot be read or written any more since the host's was full: make room, then stop --force and start it; what was synced is kept"
 #: The kernel's book-keeping in the file: a block for the head, and 16 bytes for each block of 4096, by areas of 256.
 HEAD, BOOK = 1 << 20, 256
 
@@ -57,10 +60,7 @@ class DeviceMapper:
             raise HostLacks(missing, hint="run: banger doctor")
         self._require_reach(part)
         require_base(self.host, part)
-        folder = files.private_folder(target.parent)
-        free = files.free_bytes(folder)
-        if free < RESERVE:
-            raise NoSpace(f"{folder} has {show_size(free)} left, a new disk needs {show_size(RESERVE)}", hint="free some space")
+        self._require_space(files.private_folder(target.parent), "a new disk")
         files.make_sparse(target, cow_bytes(part.size))
 
     def _require_reach(self, part: DiskPart) -> None:
@@ -72,13 +72,22 @@ class DeviceMapper:
                 hint="take a copy among banger's images: banger image promote NAME; or choose --disk overlay",
             )
 
+    def _require_space(self, folder: Path, what: str) -> None:
+        free = self.host.files.free_bytes(folder)
+        if free < RESERVE:
+            raise NoSpace(f"{folder} has {show_size(free)} left, {what} needs {show_size(RESERVE)}", hint="free some space")
+
     async def attach(self, part: DiskPart) -> None:
         """See Attachable."""
         cow = self.host.paths.cow(part.vm)
         if self.host.files.size(cow) is None:
             raise Corrupt(f"{cow} is missing: what the machine wrote is lost", hint="delete the machine")
-        if revived(cow):
+        self._require_space(cow.parent, "a mapped disk")
+        if given_up(cow):
+            await self.detach(part)  # a map that was left over would stay what it is
+            revived(cow)
             log.warning("%s: the host's disk had been full; what the machine wrote then is lost", part.vm)
+            report("warning: the host's disk had been full; what the machine wrote then is lost, what it had synced before is there")
         await self.host.dm.make(Mapping(name=self._name(part.vm), base=part.base, cow=str(cow), size=part.size))
 
     async def detach(self, part: DiskPart) -> None:
@@ -101,7 +110,7 @@ class DeviceMapper:
         target = self.host.paths.cow(part.vm)
         if self.host.files.size(target) is None:
             return PartStatus(present=False)
-        return PartStatus(present=True, used_bytes=self.host.files.used_bytes(target))
+        return PartStatus(present=True, used_bytes=self.host.files.used_bytes(target), detail=GIVEN_UP if given_up(target) else "")
 
     async def usable(self) -> str:
         """See Disk."""

@@ -47,6 +47,10 @@ class Progress:
             self.end()
             talk(fold(detail))
             return
+        if detail.startswith("warning: "):
+            self.drop()
+            talk(fold(detail))
+            return
         changed = stage != self.stage
         if changed:
             self.end()
