@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import hashlib
 import io
 import lzma
 import struct
 import tarfile
+import time
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 import lz4.block
 import pytest
 
 from banger.host.archive import LZ4_BLOCK, LZ4_LEGACY, RealArchive, unpacked_kernel
+from banger.host.zstd import ZstdCompressor
 from banger.model.errors import BadRequest, Corrupt
 
 KERNEL = b"\x7fELF" + bytes(range(256)) * 512
@@ -110,9 +114,58 @@ def test_says_when_there_is_no_kernel(image: bytes) -> None:
         unpacked_kernel(image)
 
 
-def test_says_that_zstd_is_not_supported() -> None:
-    with pytest.raises(BadRequest, match="zstd"):
-        unpacked_kernel(bytes(100) + b"\x28\xb5\x2f\xfd" + bytes(100))
+def zstd(data: bytes) -> bytes:
+    packer = ZstdCompressor()
+    return packer.compress(data) + packer.flush()
+
+
+@pytest.mark.parametrize("pack", [zstd, bz2.compress, lambda data: lzma.compress(data, format=lzma.FORMAT_ALONE)])
+def test_finds_a_kernel_packed_in_the_other_ways_of_its_build(pack: Callable[[bytes], bytes]) -> None:
+    assert unpacked_kernel(bz_image(pack(KERNEL), size=len(KERNEL))) == KERNEL
+
+
+def test_says_that_lzo_is_not_supported() -> None:
+    with pytest.raises(BadRequest, match="lzo"):
+        unpacked_kernel(bz_image(b"\x89LZO\0\r\n" + bytes(100), size=100))
+
+
+def test_a_bomb_that_is_no_kernel_is_left_alone_after_its_first_bytes() -> None:
+    bomb = gzip.compress(bytes(64 << 20))
+    begin = time.process_time()
+    with pytest.raises(Corrupt):
+        unpacked_kernel(bomb * 50)
+    assert time.process_time() - begin < 5
+
+
+@pytest.mark.parametrize("pack", [zstd, bz2.compress, lzma.compress, gzip.compress, bytes])
+async def test_unpacks_whatever_a_file_is_packed_with(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
+    data = b"some text" * 500_000
+    (tmp_path / "p").write_bytes(pack(data))
+    await RealArchive().unpack(tmp_path / "p", tmp_path / "plain", limit=len(data))
+    assert (tmp_path / "plain").read_bytes() == data
+    with pytest.raises(Corrupt, match="more than is allowed"):
+        await RealArchive().unpack(tmp_path / "p", tmp_path / "again", limit=len(data) - 1)
+
+
+@pytest.mark.parametrize("pack", [zstd, bz2.compress, lzma.compress, gzip.compress])
+@pytest.mark.parametrize("harm", ["cut", "more", "broken"])
+async def test_what_is_packed_must_be_whole_and_end_where_it_ends(tmp_path: Path, pack: Callable[[bytes], bytes], harm: str) -> None:
+    packed = bytearray(pack(b"some text" * 1000))
+    if harm == "broken":
+        packed[len(packed) // 2 :] = bytes(byte ^ 0x55 for byte in packed[len(packed) // 2 :])
+    (tmp_path / "p").write_bytes(packed[:-3] if harm == "cut" else packed + b"more" if harm == "more" else packed)
+    with pytest.raises(Corrupt):
+        await RealArchive().unpack(tmp_path / "p", tmp_path / "plain", limit=1 << 20)
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE])
+async def test_a_strict_look_refuses_what_it_would_leave_out(tmp_path: Path, kind: bytes) -> None:
+    tar = tar_with(tmp_path / "a.tar", ("boot", tarfile.DIRTYPE, b""), ("boot/x", kind, b""))
+    with pytest.raises(Corrupt, match="boot/x"):
+        await RealArchive().take(tar, tmp_path / "out", everything, limit=100, strict=True)
+    tar = tar_with(tmp_path / "a.tar", ("boot/x", tarfile.REGTYPE, b""), ("boot/y", tarfile.REGTYPE, b""))
+    with pytest.raises(Corrupt, match="boot/y"):
+        await RealArchive().take(tar, tmp_path / "out", lambda name: name if name.name == "x" else None, limit=100, strict=True)
 
 
 async def test_digests_are_sha256(tmp_path: Path) -> None:

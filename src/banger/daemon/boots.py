@@ -14,7 +14,7 @@ from banger.model.catalog import KernelManifest
 from banger.model.errors import HostLacks
 
 #: What is loaded before the root can be mounted and the agent reached; those that are built into a kernel are passed over.
-MODULES = ("virtio_mmio", "virtio_blk", "virtio_net", "virtio_console", "virtio_rng", "vmw_vsock_virtio_transport", "overlay")
+MODULES = ("virtio_mmio", "virtio_blk", "virtio_net", "virtio_console", "virtio_rng", "vmw_vsock_virtio_transport", "ext4", "overlay")
 
 
 class Boots:
@@ -28,7 +28,8 @@ class Boots:
         agent = self.host.files.read(self.agent)
         if agent is None:
             raise HostLacks(f"the guest's agent is missing: {self.agent}", hint="install banger anew")
-        modules = [*MODULES, *([] if filesystem == "ext4" else [filesystem])]  # ext4 itself is in every kernel: the machine's own disk is that
+        known = {*kernel.builtin, *kernel.lacks}
+        modules = [name for name in dict.fromkeys([*MODULES, filesystem]) if name not in known]
         recipe = "\n".join([hashlib.sha256(agent).hexdigest(), kernel.digest, kernel.release, *modules])
         place = self.host.paths.initramfs(hashlib.sha256(recipe.encode()).hexdigest()[:32])
         if not place.exists():

@@ -52,6 +52,13 @@ class Kernels:
             refuse_used("kernel", name, self.users(name))
         return self.operations.follow(self.operations.begin("kernel.pull", name, lambda: self.shelf.pull(name, force=force)))
 
+    def take(self, name: str, *, file: str, force: bool) -> AsyncIterator[Progress[KernelManifest]]:
+        """Make one of the user's own files, as an operation."""
+        if force:
+            refuse_used("kernel", name, self.users(name))
+        entry = KernelEntry(name=name, source="folder", file=file)
+        return self.operations.follow(self.operations.begin("kernel.import", name, lambda: self.shelf.put(entry, force=force)))
+
     async def delete(self, name: str) -> None:
         """Remove it unless a machine or an image uses it."""
         refuse_used("kernel", name, self.users(name))

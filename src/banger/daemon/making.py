@@ -108,6 +108,7 @@ class Making:
                 machine_id=self.host.clock.random(16).hex(),
                 taken=self.leases.taken(asked.network),
             )
+            planning.require_fit(plan, kernel)
             machine = self.roster.add(plan)
             report(planning.spec_line(plan))
         return machine

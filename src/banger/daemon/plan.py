@@ -12,10 +12,11 @@ import msgspec
 from banger.backends.disk import Disk
 from banger.backends.network import Network
 from banger.backends.vmm import Vmm
-from banger.model.catalog import ImageManifest
+from banger.model.catalog import ImageManifest, KernelManifest
 from banger.model.config import Settings
 from banger.model.errors import BadRequest, HostLacks
 from banger.model.ids import VmId, valid_vm_name
+from banger.model.kernels import unfit
 from banger.model.parts import MachinePart
 from banger.model.sizes import parse_size, show_size
 from banger.model.vm import VmPlan, VmSpec
@@ -157,6 +158,13 @@ def decide(
         nic=machine.nic,
         machine=machine,
     )
+
+
+def require_fit(plan: VmPlan, kernel: KernelManifest) -> None:
+    """BadRequest when the kernel is known to lack what this machine needs."""
+    reason = unfit(kernel.lacks, vmm=plan.machine.backend, disk=plan.disk.backend, network=plan.nic.backend)
+    if reason:
+        raise BadRequest(f"the kernel {kernel.name} does not fit this machine: {reason}", hint="choose other parts, or an image with another kernel")
 
 
 def with_nat(plan: VmPlan, nat: bool) -> VmPlan:

@@ -6,18 +6,22 @@ Nothing is ever written but regular files below the folder that the caller gives
 from __future__ import annotations
 
 import asyncio
+import bz2
 import hashlib
 import lzma
 import struct
 import tarfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 import lz4.block
 
 from banger.host.files import CHUNK, explain
+from banger.host.kernelfile import KernelFacts, kernel_facts
+from banger.host.zstd import ZstdDecompressor, ZstdError
 from banger.model.errors import BadRequest, Corrupt
 
 #: A kernel's ELF is some 50 MiB; nothing near this is one.
@@ -29,6 +33,13 @@ LZ4_BLOCK = 8 << 20
 ELF = b"\x7fELF"
 ARM64 = b"ARMd"
 
+#: lzop's beginning, which the kernel's build uses too.
+LZO = b"\x89LZO\0"
+#: How much of a candidate shows whether it is a kernel, and how many are looked at: any bytes may look like the beginning of a packed file.
+PEEK, CANDIDATES = 64, 4096
+#: Unpacks what begins at a place, at most so many bytes; empty when there is nothing to be unpacked.
+Unpack = Callable[[memoryview, int], bytes]
+
 #: Where a member of a tar goes (relative to the target folder), or None to leave it out.
 Chooser = Callable[[PurePosixPath], PurePosixPath | None]
 
@@ -36,14 +47,21 @@ Chooser = Callable[[PurePosixPath], PurePosixPath | None]
 class Archive(Protocol):
     """What banger does with archives."""
 
-    async def take(self, tar: Path, into: Path, choose: Chooser, *, limit: int) -> int:
+    async def take(self, tar: Path, into: Path, choose: Chooser, *, limit: int, strict: bool = False) -> int:
         """Copy the chosen regular files of an uncompressed tar below `into`, 0644 each; the number of files. Links and devices are never taken.
 
-        Corrupt when the tar is broken, a name leads outside, or all together exceed `limit` bytes.
+        Corrupt when the tar is broken, a name leads outside, or all together exceed `limit` bytes; if `strict` also when anything but folders is left
+        out: it names that.
         """
 
     async def gunzip(self, packed: Path, into: Path, *, limit: int) -> None:
         """Unpack one gzip file to the new file `into`. Corrupt when it is broken or cut short, or unpacks to more than `limit` bytes."""
+
+    async def unpack(self, packed: Path, into: Path, *, limit: int) -> None:
+        """The same for whatever of gzip, xz, zstd and bzip2 the file's first bytes tell it is packed with; a plain file is copied."""
+
+    async def kernel_facts(self, kernel: Path) -> KernelFacts:
+        """What an unpacked kernel says of itself; Corrupt when it is none, or not whole."""
 
     async def unpack_kernel(self, image: Path, into: Path) -> None:
         """Write the kernel in a vmlinuz as the file `into`: an ELF (x86-64) or an Image (arm64). Corrupt when there is none."""
@@ -55,19 +73,19 @@ class Archive(Protocol):
 class RealArchive:
     """Archives as files. Threads only compute; all writing is done here, so that after a cancel nothing writes any more."""
 
-    async def take(self, tar: Path, into: Path, choose: Chooser, *, limit: int) -> int:
+    async def take(self, tar: Path, into: Path, choose: Chooser, *, limit: int, strict: bool = False) -> int:
         """See Archive."""
         count = 0
         try:
             with tarfile.open(tar, "r:") as archive:
-                for member, target in _chosen(archive, choose):
+                for member, target in _chosen(archive, choose, strict):
                     limit -= member.size
                     if limit < 0:
                         raise Corrupt(f"{tar.name} holds more than is allowed of what was to be taken from it")
                     _copy_member(archive, member, into / target)
                     count += 1
                     await asyncio.sleep(0)
-        except tarfile.TarError as error:
+        except (tarfile.TarError, EOFError, ValueError, LookupError, OverflowError) as error:
             raise Corrupt(f"{tar} is not a sound tar archive: {error}") from error
         except FileExistsError as error:
             raise Corrupt(f"{tar.name} has two files of the name {Path(error.filename).name}") from error
@@ -94,6 +112,22 @@ class RealArchive:
         except OSError as error:
             raise explain(error, into) from error
 
+    async def unpack(self, packed: Path, into: Path, *, limit: int) -> None:
+        """See Archive."""
+        try:
+            with packed.open("rb") as reader, into.open("xb") as writer:
+                async for plain in unpacked(reader, packed.name):
+                    limit -= len(plain)
+                    if limit < 0:
+                        raise Corrupt(f"{packed.name} unpacks to more than is allowed")
+                    writer.write(plain)
+        except OSError as error:
+            raise explain(error, into) from error
+
+    async def kernel_facts(self, kernel: Path) -> KernelFacts:
+        """See Archive."""
+        return await asyncio.to_thread(kernel_facts, kernel)
+
     async def unpack_kernel(self, image: Path, into: Path) -> None:
         """See Archive."""
         if image.stat().st_size > LARGEST_KERNEL:
@@ -113,12 +147,12 @@ class RealArchive:
         return f"sha256:{digest.hexdigest()}"
 
 
-def _chosen(archive: tarfile.TarFile, choose: Chooser) -> Iterator[tuple[tarfile.TarInfo, PurePosixPath]]:
+def _chosen(archive: tarfile.TarFile, choose: Chooser, strict: bool) -> Iterator[tuple[tarfile.TarInfo, PurePosixPath]]:
     for member in archive:
-        if not member.isreg():
-            continue
-        target = choose(PurePosixPath(member.name.removeprefix("./")))
+        target = choose(PurePosixPath(member.name.removeprefix("./"))) if member.isreg() else None
         if target is None:
+            if strict and not member.isdir():
+                raise Corrupt(f"the tar archive has a member that does not belong in it: {member.name!r}")
             continue
         if target.is_absolute() or ".." in target.parts or ".." in member.name.split("/"):
             raise Corrupt(f"the tar archive has a member whose name leads outside: {member.name!r}")
@@ -138,13 +172,14 @@ def unpacked_kernel(image: bytes) -> bytes:
     """The kernel inside a vmlinuz, or the image itself if it is unpacked already; Corrupt names what was looked for."""
     if is_kernel(image):
         return image
-    for place, unpack in _candidates(image):
-        kernel = unpack(place)
-        if is_kernel(kernel):
+    for place, unpack in islice(_candidates(image), CANDIDATES):
+        if is_kernel(unpack(place, PEEK)) and is_kernel(kernel := unpack(place, LARGEST_KERNEL + 1)):
+            if len(kernel) > LARGEST_KERNEL:
+                raise Corrupt(f"the kernel in the image unpacks to more than {LARGEST_KERNEL >> 20} MiB")
             return kernel
-    if b"\x28\xb5\x2f\xfd" in image:
-        raise BadRequest("the kernel is packed with zstd, which is not supported", hint="use a kernel packed with lz4, gzip or xz")
-    raise Corrupt("there is no kernel in the image: no ELF packed with lz4, gzip or xz was found")
+    if _payload(image)[:5] == LZO:
+        raise BadRequest("the kernel is packed with lzo, which is not supported", hint="use a kernel packed with zstd, lz4, gzip or xz")
+    raise Corrupt("there is no kernel in the image: no ELF packed with lz4, gzip, xz, zstd, bzip2 or lzma was found")
 
 
 def is_kernel(data: bytes | memoryview) -> bool:
@@ -152,7 +187,7 @@ def is_kernel(data: bytes | memoryview) -> bool:
     return bytes(data[:4]) == ELF or bytes(data[56:60]) == ARM64
 
 
-def _candidates(image: bytes) -> Iterator[tuple[memoryview, Callable[[memoryview], bytes]]]:
+def _candidates(image: bytes) -> Iterator[tuple[memoryview, Unpack]]:
     """First where a bzImage's header says that its payload is, then every place where a known magic stands."""
     payload = _payload(image)
     for magic, unpack in UNPACKERS:
@@ -174,11 +209,11 @@ def _payload(image: bytes) -> memoryview:
     return memoryview(image)[start : start + length]
 
 
-def unpack_lz4(data: memoryview) -> bytes:
+def unpack_lz4(data: memoryview, limit: int) -> bytes:
     """Blocks until one does not unpack: the end of a legacy frame is not marked, what follows it looks like a block's size."""
     parts: list[bytes] = []
     total, at = 0, len(LZ4_LEGACY)
-    while at + 4 <= len(data) and total <= LARGEST_KERNEL:
+    while at + 4 <= len(data) and total < limit:
         (size,) = struct.unpack_from("<I", data, at)
         block = data[at + 4 : at + 4 + size]
         if not size or len(block) < size or size > LZ4_BLOCK + LZ4_BLOCK // 255 + 16:
@@ -194,24 +229,71 @@ def unpack_lz4(data: memoryview) -> bytes:
     return b"".join(parts)
 
 
-def unpack_gzip(data: memoryview) -> bytes:
-    """One gzip member, at most LARGEST_KERNEL; empty when broken."""
-    try:
-        return zlib.decompressobj(31).decompress(data, LARGEST_KERNEL)
-    except zlib.error:
-        return b""
+def unpack_stream(kind: Kind) -> Unpack:
+    """One stream of that kind, at most `limit` bytes of it; what came before it breaks."""
+
+    def unpack(data: memoryview, limit: int) -> bytes:
+        try:
+            return kind().decompress(data, limit)
+        except BROKEN:
+            return b""
+
+    return unpack
 
 
-def unpack_xz(data: memoryview) -> bytes:
-    """One xz stream, at most LARGEST_KERNEL, with bounded memory; empty when broken."""
-    try:
-        return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=256 << 20).decompress(data, LARGEST_KERNEL)
-    except lzma.LZMAError:
-        return b""
+class Decompressor(Protocol):
+    """What all of the standard library's have in common."""
+
+    @property
+    def eof(self) -> bool:
+        """Whether the stream has ended."""
+
+    def decompress(self, data: bytes | memoryview, max_length: int, /) -> bytes:
+        """At most `max_length` bytes of what comes out."""
 
 
-UNPACKERS: tuple[tuple[bytes, Callable[[memoryview], bytes]], ...] = (
-    (LZ4_LEGACY, unpack_lz4),
-    (b"\x1f\x8b\x08", unpack_gzip),
-    (b"\xfd7zXZ\x00", unpack_xz),
+Kind = Callable[[], Decompressor]
+#: What they raise on what is not theirs.
+BROKEN = (zlib.error, lzma.LZMAError, ZstdError, OSError, EOFError, ValueError)
+#: A dictionary of xz's that is larger than this is meant to take memory.
+MEMORY = 256 << 20
+GZIP: Kind = lambda: zlib.decompressobj(31)  # noqa: E731
+XZ: Kind = lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=MEMORY)  # noqa: E731
+ALONE: Kind = lambda: lzma.LZMADecompressor(lzma.FORMAT_ALONE, memlimit=MEMORY)  # noqa: E731
+KINDS: tuple[tuple[bytes, Kind], ...] = (
+    (b"\x1f\x8b\x08", GZIP),
+    (b"\xfd7zXZ\x00", XZ),
+    (b"\x28\xb5\x2f\xfd", ZstdDecompressor),
+    (b"BZh", bz2.BZ2Decompressor),
 )
+UNPACKERS: tuple[tuple[bytes, Unpack], ...] = (
+    (LZ4_LEGACY, unpack_lz4),
+    *((magic, unpack_stream(kind)) for magic, kind in KINDS),
+    (b"\x5d\x00\x00", unpack_stream(ALONE)),
+)
+
+
+async def unpacked(reader: BinaryIO, name: str) -> AsyncIterator[bytes]:
+    """What a file holds, piece by piece, whatever it is packed with; Corrupt when that is broken, goes on after its end, or is cut short."""
+    head = reader.read(CHUNK)
+    kind = next((kind for magic, kind in KINDS if head.startswith(magic)), None)
+    if kind is None:
+        while head:
+            yield head
+            head = await asyncio.to_thread(reader.read, CHUNK)
+        return
+    stream = kind()
+    while not stream.eof:
+        try:
+            plain = await asyncio.to_thread(stream.decompress, head, CHUNK)
+        except BROKEN as error:
+            raise Corrupt(f"{name} cannot be unpacked: {error}") from error
+        if plain:
+            yield plain
+        head = getattr(stream, "unconsumed_tail", b"")
+        if not head and not stream.eof and getattr(stream, "needs_input", True):
+            head = reader.read(CHUNK)
+            if not head:
+                raise Corrupt(f"{name} is cut short: its end is missing")
+    if getattr(stream, "unused_data", b"").strip(b"\0") or reader.read(CHUNK).strip(b"\0"):
+        raise Corrupt(f"{name} goes on after its end")

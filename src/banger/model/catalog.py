@@ -40,10 +40,13 @@ class ImageEntry(Entry, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class KernelEntry(Entry, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A kernel: suite and package are for source `debian`."""
+    """A kernel: suite and package are for source `debian`; url and sha256 (hex) for `tarball`; file (a file or a folder of this host) for `folder`."""
 
     suite: str = ""
     package: str = ""
+    url: str = ""
+    sha256: str = ""
+    file: str = ""
 
 
 class ImageCatalog(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -111,10 +114,16 @@ class ImageManifest(Manifest, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class KernelManifest(Manifest, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`kernels/NAME/manifest.json`, beside `vmlinux` and `modules/`. `release` is what `uname -r` prints; `digest` that of `vmlinux`."""
+    """`kernels/NAME/manifest.json`, beside `vmlinux` and `modules/`. `release` is what `uname -r` prints; `digest` that of `vmlinux`.
+
+    `lacks` is what was found missing of what machines need, and what does not work without it; `builtin` names modules that are known to be part of it
+    though no list beside it says so (`model/kernels.py`).
+    """
 
     release: str
     architecture: str
+    lacks: dict[str, str] = {}
+    builtin: tuple[str, ...] = ()
 
 
 class ImagePart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="part", tag="image"):

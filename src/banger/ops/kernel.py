@@ -32,6 +32,12 @@ def pull(daemon: Daemon, *, name: str, force: bool = False) -> AsyncIterator[Pro
     return daemon.kernels.pull(name, force=force)
 
 
+@op("POST /kernels/{name}/import")
+def import_(daemon: Daemon, *, name: str, file: str, force: bool = False) -> AsyncIterator[Progress[KernelManifest]]:
+    """Take a kernel from a file (vmlinux, bzImage) or a folder with one, its modules and its configuration; what it lacks is said."""
+    return daemon.kernels.take(name, file=file, force=force)
+
+
 @op("DELETE /kernels/{name}")
 async def delete(daemon: Daemon, *, name: str) -> None:
     """Delete a local kernel that no machine and no local image uses."""

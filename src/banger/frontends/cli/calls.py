@@ -107,8 +107,7 @@ def each(given: Given) -> int:
     place = places_of(given.command)[0]
     targets = given.targets or [str(given.parameters.pop(place))]
     if len(targets) == 1:
-        found = _one(Client(), given, place, targets[0])
-        data(json.dumps(found) + "\n" if given.json else f"{_name(found, targets[0])}\n")
+        _alone(given, place, targets[0])
         return 0
     outcomes = [_Outcome(target) for target in _folded(given, targets)]
     _together([_work(outcome, given, place) for outcome in outcomes])
@@ -121,6 +120,18 @@ def each(given: Given) -> int:
             data(f"{_name(outcome.result, outcome.target)}\n")
     failed = [outcome.error for outcome in outcomes if outcome.error is not None]
     return exit_status(failed[0].code) if failed else 0
+
+
+def one(given: Given) -> object:
+    """Call the op for its one target, and print that; its result."""
+    place = places_of(given.command)[0]
+    return _alone(given, place, str(given.parameters.pop(place)))
+
+
+def _alone(given: Given, place: str, target: str) -> object:
+    found = _one(Client(), given, place, target)
+    data(json.dumps(found) + "\n" if given.json else f"{_name(found, target)}\n")
+    return found
 
 
 def _name(found: object, target: str) -> str:

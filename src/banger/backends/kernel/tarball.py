@@ -1,0 +1,105 @@
+"""Kernels from a tar archive on the web: `vmlinux`, and beside it `config`, `initrd.img` and `modules/`. Anything else in it, and it is refused.
+
+The archive is what its SHA-256 says before anything of it is unpacked. Owns the part's folder while it is being made; whatever goes wrong, `ensure`
+removes it.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path, PurePosixPath
+
+from banger.backends.guestkernels import LIMIT, finish, wanted_module
+from banger.host import Host
+from banger.host.mmdebstrap import check_room
+from banger.model import codec
+from banger.model.catalog import KernelEntry, KernelManifest, KernelPart
+from banger.model.errors import BadRequest, Corrupt
+from banger.model.event import report, step
+from banger.model.finding import Finding
+
+#: The archive as it is fetched.
+LARGEST = 1 << 30
+ROOM = 512 << 20
+SHA256 = re.compile(r"[0-9a-f]{64}\Z")
+SINGLE = ("vmlinux", "config", "initrd.img")
+
+
+class TarballKernel:
+    """Source `tarball`: `url` says where, `sha256` what it must be."""
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+
+    def plan(self, entry: KernelEntry, into: Path) -> KernelPart:
+        """See KernelSource."""
+        if not entry.url or not SHA256.match(entry.sha256):
+            raise BadRequest(f"kernel {entry.name}: a catalog entry of source tarball needs url and sha256 (64 lower-case hex digits)")
+        return KernelPart(entry=entry, into=str(into))
+
+    async def ensure(self, part: KernelPart) -> KernelManifest:
+        """See KernelSource."""
+        present = self.inspect(part)
+        if present is not None:
+            return present
+        try:
+            async with step("make kernel", f"making {part.entry.name} from {part.entry.url}"):
+                return await self._make(part)
+        except BaseException:
+            await self.remove(part)
+            raise
+
+    async def _make(self, part: KernelPart) -> KernelManifest:
+        files, into = self.host.files, self.host.files.private_folder(Path(part.into))
+        build = files.private_folder(into / ".build")
+        check_room(files, into, ROOM, f"kernel {part.entry.name}")
+        packed, tar, taken = build / "archive", build / "archive.tar", build / "taken"
+        await self._fetch(part.entry, packed)
+        report("unpack")
+        await self.host.archive.unpack(packed, tar, limit=LIMIT)
+        files.remove_tree(packed)
+        await self.host.archive.take(tar, taken, belongs, limit=LIMIT, strict=True)
+        files.remove_tree(tar)
+        if not (taken / "vmlinux").exists():
+            raise Corrupt(f"kernel {part.entry.name}: there is no vmlinux in the archive")
+        for name in ("config", "initrd.img", "modules"):
+            if (taken / name).exists():
+                (taken / name).rename(into / name)
+        made = await finish(self.host, part, taken / "vmlinux")
+        files.remove_tree(build)
+        return made
+
+    async def _fetch(self, entry: KernelEntry, into: Path) -> None:
+        def told(done: int, total: int | None) -> None:
+            report(f"fetching {entry.name}", done=done, total=total, unit="bytes")
+
+        await self.host.web.fetch(entry.url, into, limit=LARGEST, told=told)
+        found = await self.host.archive.sha256(into)
+        if found != f"sha256:{entry.sha256}":
+            raise Corrupt(f"{entry.url} is not what it must be: its digest is {found}, not sha256:{entry.sha256}", hint="nothing was kept")
+
+    async def remove(self, part: KernelPart) -> None:
+        """See KernelSource."""
+        self.host.files.remove_tree(Path(part.into))
+
+    def inspect(self, part: KernelPart) -> KernelManifest | None:
+        """See KernelSource."""
+        data = self.host.files.read(Path(part.into) / "manifest.json")
+        return None if data is None else codec.decode(data, KernelManifest, what=f"kernel {part.entry.name}")
+
+    def check(self) -> list[Finding]:
+        """See KernelSource: nothing is needed on the host."""
+        return []
+
+
+def belongs(name: PurePosixPath) -> PurePosixPath | None:
+    """Where a file of the archive goes, if it has a place: the three by their names, and modules with their lists."""
+    if str(name) in SINGLE:
+        return name
+    listed = name.name.startswith("modules.")
+    return name if name.parts[:1] == ("modules",) and len(name.parts) > 1 and (listed or wanted_module(name)) else None
+
+
+def backend(host: Host) -> TarballKernel:
+    """Source `tarball`."""
+    return TarballKernel(host)
