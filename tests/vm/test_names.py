@@ -58,3 +58,17 @@ def test_a_name_leads_to_its_machine_as_long_as_that_runs_whatever_becomes_of_th
     assert resolve(bridged, "otter.vm") == ["NOERROR", address]
     bridged.ok("vm", "kill", "otter")
     assert resolve(bridged, "otter.vm") == ["NXDOMAIN"]
+
+
+def test_a_port_that_another_has_keeps_no_machine_from_starting_and_is_had_with_the_next_once_it_is_free(bridged: World) -> None:
+    hold = f"import socket; s = socket.socket(); s.bind(('127.0.0.1', {PORT})); s.listen(); print('taken', flush=True); input()"
+    with subprocess.Popen([*bridged.prefix, sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"taken\n"
+        bridged.ok("vm", "create", "--name", "otter")
+        assert bridged.ok("vm", "exec", "otter", "--", "echo", "here") == "here\n"
+        assert f"port {PORT} of 127.0.0.1 is taken" in bridged.ok("daemon", "status")
+        other.communicate(b"\n", timeout=20)
+    bridged.ok("vm", "stop", "otter")
+    bridged.ok("vm", "start", "otter")
+    assert resolve(bridged, "otter.vm") == ["NOERROR", str(bridged.row("otter")["address"]).partition("/")[0]]

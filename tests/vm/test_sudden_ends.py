@@ -93,6 +93,26 @@ def test_a_vmm_killed_while_it_boots_fails_the_creation_and_leaves_nothing(stage
     stage.works()
 
 
+def test_a_vmm_killed_while_it_is_stopped_or_deleted_is_what_was_asked_for(stage: Stage) -> None:
+    world = stage.world
+    world.ok("vm", "create", "--name", "otter")
+    for verb in ("stop", "delete"):
+        machine, said = int(str(world.row("otter")["pid"])), len(world.log())
+        os.kill(machine, signal.SIGSTOP)
+        ending = world.begin("vm", verb, "otter")
+        if verb == "stop":
+            until(lambda said=said: "stopping otter" in world.log()[said:], "the request")  # type: ignore[misc]
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(machine, signal.SIGKILL)
+        _, complaint = ending.communicate(timeout=SECONDS)
+        assert ending.returncode == 0, complaint
+        if verb == "stop":
+            world.ok("vm", "start", "otter")
+            stage.works()
+    assert world.rows() == []
+    stage.clean()
+
+
 def test_a_vmm_killed_while_no_daemon_runs_leaves_a_machine_that_starts(stage: Stage) -> None:
     world = stage.world
     world.ok("vm", "create", "--name", "otter")
