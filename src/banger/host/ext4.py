@@ -115,3 +115,34 @@ def told(error: ToolFailed, path: Path) -> BangerError:
     if any(mark in line for mark in FULL for line in said):
         return NoSpace(f"no space left for {path}: {said[0]}", hint="free some space, or give the image a larger size_mib")
     return error
+
+
+#: Named one by one, so that the same content gives the same file whatever the host's mke2fs.conf says, and every kernel that is still kept can read it.
+FEATURES = (
+    *("none", "has_journal", "ext_attr", "dir_index", "filetype", "extent", "64bit", "flex_bg", "sparse_super"),
+    *("large_file", "huge_file", "dir_nlink", "extra_isize", "metadata_csum"),
+)
+
+
+#: For mke2fs and libext2fs: what time it is.
+FAKE_TIME = {"E2FSPROGS_FAKE_TIME": "1"}
+
+
+def empty_command(path: Path, label: str, *, inodes: int, journal_mib: int) -> list[str]:
+    """One to be filled by host/ext2fs.py. UUID and hash seed come from the label, as in `root_command`; its times are FAKE_TIME."""
+    seed = str(uuid.uuid5(uuid.NAMESPACE_OID, f"banger {label}"))
+    extended = f"root_owner=0:0,hash_seed={seed},lazy_itable_init=1,lazy_journal_init=1,nodiscard"
+    return [
+        "mkfs.ext4",
+        *("-q", "-F"),
+        *("-L", label[:16]),
+        *("-U", seed),
+        *("-m", "0"),
+        *("-b", "4096"),
+        *("-I", "256"),
+        *("-N", str(inodes)),
+        *("-J", f"size={journal_mib}"),
+        *("-O", ",".join(FEATURES)),
+        *("-E", extended),
+        str(path),
+    ]
