@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 import zlib
 from collections.abc import Iterator
 from typing import BinaryIO
 
+from banger.host.zstd import ZstdDecompressor, ZstdError
 from banger.model.errors import Corrupt
-
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
 
 CHUNK = 1 << 20
 PACKED = 1 << 18
 GZIP, ZSTD = b"\x1f\x8b\x08", b"\x28\xb5\x2f\xfd"
 #: A frame to be skipped (RFC 8878, 3.1.2): 0x184D2A50 to 0x184D2A5F, little-endian.
 SKIPPED = b"\x2a\x4d\x18"
-#: How far back a zstd frame may refer: 128 MiB, as zstd itself has it; it takes as much memory.
-WINDOW = 27
 #: What some pack with that no registry serves: named, so that it is not told as a broken tar.
 OTHERS = {b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x04\x22\x4d\x18": "lz4", b"PK\x03\x04": "zip"}
 
@@ -40,7 +33,7 @@ def unpacked(file: BinaryIO, name: str) -> Iterator[bytes]:
         else:
             while chunk := file.read(CHUNK):
                 yield chunk
-    except (zlib.error, zstd.ZstdError) as error:
+    except (zlib.error, ZstdError) as error:
         raise Corrupt(f"{name} cannot be unpacked: {error}") from error
 
 
@@ -68,9 +61,8 @@ def _gunzip(file: BinaryIO, name: str) -> Iterator[bytes]:
 
 
 def _unzstd(file: BinaryIO, name: str) -> Iterator[bytes]:
-    """Any number of frames."""
-    options: dict[int, int] = {zstd.DecompressionParameter.window_log_max: WINDOW}
-    unpacker = zstd.ZstdDecompressor(options=options)
+    """Any number of frames; none may refer further back than 128 MiB, which is zstd's own limit, and takes as much memory."""
+    unpacker = ZstdDecompressor()
     data = file.read(PACKED)
     while True:
         chunk = unpacker.decompress(data, CHUNK)
@@ -81,7 +73,7 @@ def _unzstd(file: BinaryIO, name: str) -> Iterator[bytes]:
             data = unpacker.unused_data or file.read(PACKED)
             if not data:
                 return
-            unpacker = zstd.ZstdDecompressor(options=options)
+            unpacker = ZstdDecompressor()
         elif unpacker.needs_input:
             data = file.read(PACKED)
             if not data:

@@ -220,6 +220,7 @@ class Reader:
         return 0 if block[156:157] in (LINK, SYMLINK, CHAR, BLOCK_DEVICE, FOLDER, FIFO) else size
 
     def decimal(self, text: bytes, what: str) -> int:
+        """A number in an extended header."""
         if not NUMBER.match(text):
             raise self.broken(f"an extended header's {what} is no number")
         return int(text)

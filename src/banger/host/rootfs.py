@@ -14,8 +14,10 @@ from typing import Protocol
 import msgspec
 
 from banger.host.proc import Proc
+from banger.model.config import Settings
 from banger.model.errors import BangerError, Corrupt, every_error
 from banger.model.event import report
+from banger.model.sizes import parse_size
 
 #: Inflating and writing 64 GiB on a slow disk.
 TIMEOUT = 4 * 3600.0
@@ -40,6 +42,17 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     depth: int = 128
     path: int = 4096
     xattrs: int = 4000
+
+
+def limits_of(settings: Settings) -> Limits:
+    """As the user has set them."""
+    return Limits(
+        size=parse_size(settings.image_limit),
+        entries=settings.image_entries_limit,
+        depth=settings.image_depth_limit,
+        path=settings.image_path_limit,
+        xattrs=settings.image_xattrs_limit,
+    )
 
 
 class Written(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -47,6 +47,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = "yes"
     images_dir: Annotated[str, msgspec.Meta(description="where images are kept; empty: below the state folder")] = ""
     kernels_dir: Annotated[str, msgspec.Meta(description="where kernels are kept; empty: below the state folder")] = ""
+    image_limit: Annotated[str, msgspec.Meta(description="what all layers of an image may unpack to")] = "64G"
+    image_entries_limit: Annotated[int, msgspec.Meta(description="how many files, folders and links they may have", ge=1, le=1 << 24)] = 1_000_000
+    image_depth_limit: Annotated[int, msgspec.Meta(description="how many folders deep a path in an image may be", ge=1, le=2000)] = 128
+    image_path_limit: Annotated[int, msgspec.Meta(description="how many bytes long a path in an image may be", ge=1, le=1 << 16)] = 4096
+    image_xattrs_limit: Annotated[int, msgspec.Meta(description="how many bytes a file's extended attributes may take", ge=0, le=4000)] = 4000
     dns_port: Annotated[int, msgspec.Meta(description="port of 127.0.0.1 where NAME.vm is answered; 0: nowhere", ge=0, le=65535)] = 42069
     console_bytes: Annotated[int, msgspec.Meta(description="how much of a guest's console is kept, in bytes", ge=4096)] = 1 << 20
     boot_timeout: Annotated[Seconds, msgspec.Meta(description="seconds until a guest's agent must answer", gt=0)] = 90.0
@@ -75,6 +80,8 @@ def checked(values: Mapping[str, object], where: str) -> Settings:
         settings = msgspec.convert(values, Settings, strict=False)
         key = "disk_size: "
         parse_size(settings.disk_size)
+        key = "image_limit: "
+        parse_size(settings.image_limit)
         key = "registry_mirrors: "
         parse_mirrors(settings.registry_mirrors)
     except msgspec.ValidationError as error:
