@@ -22,6 +22,7 @@ from banger.model.vm import VmPlan
 from bench.bare import boot_to_first_frame, memory_kib, ssh_into, wake_ups
 from bench.lab import nested
 from bench.measure import RUNS, Figure, in_turn, run, seconds
+from bench.shelf import sized
 from tests.world import GOLDEN, ROOT, World, fill_shelf
 
 PYTHON = [sys.executable, "-c", "pass"]
@@ -151,6 +152,7 @@ BENCHMARKS: dict[str, Callable[[], Iterator[Figure]]] = {
     "list": listing,
     "inside": inside,
     "idle": idling,
+    "sized": sized,
     "lab": nested,
     "network": lambda: nested("network"),
 }

@@ -84,6 +84,12 @@ class Files(Protocol):
     def used_bytes(self, path: Path) -> int:
         """What a file really takes on disk; 0 when it is missing."""
 
+    def tree_bytes(self, path: Path, seen: set[tuple[int, int]], *, alone: bool = False) -> int:
+        """What a file or a folder with all that is in it takes on disk; files in `seen` (device, inode) do not count again, and are added to it.
+
+        With `alone` files do not count that have another name. Links are not followed, what vanishes meanwhile or is not for us counts as nothing.
+        """
+
     def stamp(self, path: Path) -> tuple[int, int]:
         """When a file was last changed (ns) and its length: another one where these differ. Zeros when it is missing."""
 
@@ -287,6 +293,19 @@ class RealFiles:
             return path.stat().st_blocks * 512
         except FileNotFoundError:
             return 0
+
+    def tree_bytes(self, path: Path, seen: set[tuple[int, int]], *, alone: bool = False) -> int:
+        """See Files."""
+        total = 0
+        for folder, _, names in [("", [], [str(path)]), *os.walk(path)]:
+            for name in (folder, *names) if folder else names:
+                with suppress(OSError):
+                    status = os.lstat(os.path.join(folder, name))
+                    file = (status.st_dev, status.st_ino)
+                    if file not in seen and not (alone and status.st_nlink > 1 and stat.S_ISREG(status.st_mode)):
+                        total += status.st_blocks * 512
+                    seen.add(file)
+        return total
 
     def stamp(self, path: Path) -> tuple[int, int]:
         """See Files."""

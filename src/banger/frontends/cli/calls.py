@@ -59,15 +59,8 @@ def logs(given: Given) -> int:
 
 def prune(given: Given) -> int:
     """Delete what does not run, after asking on a terminal or with --force."""
-    import sys
-
-    if "force" not in given.own:
-        if not sys.stdin.isatty():
-            raise BadRequest("vm prune asks before it deletes, and there is no terminal to ask on", hint="banger vm prune --force")
-        sys.stderr.write("Delete all machines that are not running? [y/N] ")
-        sys.stderr.flush()
-        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-            return 0
+    if not confirmed(given, "Delete all machines that are not running?"):
+        return 0
     raw = Client().call_raw("vm.prune")
     if given.json:
         data(raw.decode() + "\n")
@@ -76,14 +69,29 @@ def prune(given: Given) -> int:
     if not given.json:
         data("".join(f"{clean(row['target'])}\n" for row in found if row["ok"]))
         for row in failed:
-            complain(_error(row["failure"]), subject=row["target"])
+            complain(error_of(row["failure"]), subject=row["target"])
     return exit_status(str((failed[0]["failure"] or {}).get("code"))) if failed else 0
 
 
-def _error(failure: object) -> BangerError:
-    from banger.client.answer import error_of
+def confirmed(given: Given, question: str) -> bool:
+    """Whether to go on: --force, or a yes on a terminal; BadRequest where there is none to ask on."""
+    import sys
 
-    return error_of(failure)
+    if "force" in given.own:
+        return True
+    if not sys.stdin.isatty():
+        words = given.command.words
+        raise BadRequest(f"{words} asks before it deletes, and there is no terminal to ask on", hint=f"banger {words} --force")
+    sys.stderr.write(f"{question} [y/N] ")
+    sys.stderr.flush()
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def error_of(failure: object) -> BangerError:
+    """What a row of several says went wrong."""
+    from banger.client import answer
+
+    return answer.error_of(failure)
 
 
 class _Outcome:

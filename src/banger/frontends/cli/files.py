@@ -1,13 +1,16 @@
-"""Commands that hand the daemon a file: it is named as this command sees it, since the daemon has another working folder."""
+"""Commands about files: whoever hands one to the daemon names it as seen from here, since the daemon works elsewhere; and the space they take."""
 
 from __future__ import annotations
 
+import json
 import os
 
+from banger.client import Client
 from banger.frontends.cli import calls
-from banger.frontends.cli.output import clean, talk
+from banger.frontends.cli.output import clean, complain, data, talk
 from banger.frontends.cli.parse import Given
-from banger.model.errors import BadRequest
+from banger.model.errors import BadRequest, exit_status
+from banger.model.sizes import show_size
 
 
 def register(given: Given) -> int:
@@ -22,6 +25,26 @@ def take_kernel(given: Given) -> int:
     for name, lost in lacks.items() if isinstance(lacks, dict) else ():
         talk(f"note: it lacks {clean(str(name))}: {clean(str(lost))}")
     return 0
+
+
+def prune(given: Given) -> int:
+    """Remove what nothing needs, after asking; print what went, or would go."""
+    dry = bool(given.parameters.get("dry_run"))
+    if not dry and not calls.confirmed(given, "Remove images and kernels that nothing uses and that can be had again, and the cache?"):
+        return 0
+    raw = Client().call_raw("system.prune", **given.parameters, keep=given.values.get("keep", []))
+    if given.json:
+        data(raw.decode() + "\n")
+    rows = json.loads(raw)
+    failed = [row for row in rows if row.get("failure")]
+    for row in () if given.json else rows:
+        if row.get("failure"):
+            complain(calls.error_of(row["failure"]), subject=row["name"])
+        else:
+            data(f"{clean(row['kind'])} {clean(row['name'])} {show_size(row['freed_bytes'])}\n")
+    if not given.json:
+        talk(f"{show_size(sum(row['freed_bytes'] for row in rows))} {'would be freed' if dry else 'freed'}")
+    return exit_status(str(failed[0]["failure"].get("code"))) if failed else 0
 
 
 def _with_file(given: Given, parameter: str, flag: str) -> Given:

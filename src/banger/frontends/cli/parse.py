@@ -6,7 +6,8 @@ places, at the first word after them.
 
 from __future__ import annotations
 
-from banger.frontends.cli.commands import PARAMETERS, Command, Own, Shown
+from banger.frontends.cli.commands import Command, Own
+from banger.frontends.cli.words import PARAMETERS, Shown
 from banger.model.errors import BadRequest
 from banger.model.sizes import parse_size
 from banger.ops import Op, ops_of

@@ -108,6 +108,15 @@ def firecrackers(rows: list[Row], now: float) -> str:
     return table(("VERSION", "FROM", "USED", "PATH", "JAILER"), cells)
 
 
+def usage(rows: list[Row], now: float) -> str:
+    """`system df`."""
+    cells = [
+        [_text(row, "kind"), _text(row, "count"), _size(row.get("used_bytes")), _size(row.get("reclaimable_bytes")), _text(row, "place")]
+        for row in rows
+    ]
+    return table(("WHAT", "COUNT", "SIZE", "RECLAIMABLE", "IN"), cells)
+
+
 def operations(rows: list[Row], now: float) -> str:
     """`daemon operations`."""
     heads = ("ID", "OPERATION", "SUBJECT", "STARTED", "STATE", "STAGE", "DETAIL")
@@ -145,6 +154,7 @@ LISTS: dict[str, Callable[[list[Row], float], str]] = {
     "kernel.list": kernels,
     "firecracker.list": firecrackers,
     "daemon.operations": operations,
+    "system.df": usage,
 }
 
 

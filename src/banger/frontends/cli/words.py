@@ -1,0 +1,74 @@
+"""The words of parameters: each once for every command that has it; `op.parameter` wins over `parameter`. Plain data, no I/O."""
+
+from __future__ import annotations
+
+
+class Shown:
+    """How a parameter looks. `unit` makes it a size: bytes in one unit of the parameter, and what a bare number counts."""
+
+    __slots__ = ("choices", "help", "live", "metavar", "name", "short", "unit")
+
+    def __init__(
+        self, help: str, metavar: str = "", *, name: str = "", short: str = "", unit: int = 0, live: str = "", choices: tuple[str, ...] = ()
+    ) -> None:
+        self.help, self.metavar, self.name, self.short, self.unit, self.live, self.choices = help, metavar, name, short, unit, live, choices
+
+
+MIB = 1 << 20
+PARAMETERS = {
+    "vm": Shown("a machine: its name, its id, or a unique beginning of the id", "NAME", live="vm.list"),
+    "name": Shown("the machine's name (default: a new one): 1 to 63 of a-z, 0-9 and inner '-'", "NAME"),
+    "image": Shown("image to boot; pulled if it is not local (default: the setting default_image)", "IMAGE", live="image.list"),
+    "vcpu": Shown("virtual CPUs (default: a quarter of the host's, at most 4)", "N"),
+    "memory_mib": Shown("memory: 512M, 2G; a bare number is MiB (default: an eighth of the host's, at most 8G)", "SIZE", name="memory", unit=MIB),
+    "disk": Shown("kind of disk (default: the setting disk, overlay)", "KIND", choices=("overlay", "reflink", "devmapper")),
+    "disk_bytes": Shown("how much the machine may write to its disk: 16G; a bare number is bytes (default: 8G)", "SIZE", name="disk-size", unit=1),
+    "network": Shown(
+        "user: outbound through the host, needs no privilege; bridge: an address that the host reaches, needs root; none: no device at all",
+        "KIND",
+        choices=("user", "bridge", "none"),
+    ),
+    "nat": Shown("let what it sends leave the host, under the host's address (on the bridge; default: yes)"),
+    "host_access": Shown("let the guest reach the host's own loopback services, too"),
+    "vmm": Shown("virtual machine monitor: auto or the name of one", "VMM", choices=("auto", "qemu", "firecracker")),
+    "rm": Shown("delete the machine when this command ends, however it ends"),
+    "start": Shown("do not boot it yet: banger vm start does"),
+    "wait": Shown("what to wait for. agent: commands can run; boot: the guest's init has settled", "WHAT", choices=("agent", "boot")),
+    "vm.stop.force": Shown("do not ask the guest: cut the power; what it has not yet written is lost"),
+    "signal": Shown("signal for the VMM's process", "SIGNAL", choices=("KILL", "TERM", "INT", "STOP", "CONT")),
+    "follow": Shown("go on as the console grows, until Ctrl-C", short="f"),
+    "vm.ssh.user": Shown("user in the guest", "USER"),
+    "vm.sshd.user": Shown("who is going to log in", "USER"),
+    "env": Shown("set an environment variable (may repeat)", "KEY=VALUE", short="e"),
+    "cwd": Shown("working directory in the guest", "DIR", name="workdir", short="w"),
+    "user": Shown("user in the guest: a name, a number, or number:number (default: root)", "USER", short="u"),
+    "port": Shown("TCP port in the guest", "PORT"),
+    "host": Shown("address to dial, seen from inside the guest", "ADDRESS"),
+    "image.show.name": Shown("an image", "IMAGE", live="image.list"),
+    "image.pull.name": Shown("an image of a catalog", "IMAGE", live="image.list?available"),
+    "image.register.name": Shown("the image's name: letters, digits, '.', '_' and '-'", "NAME"),
+    "image.promote.name": Shown("a registered image", "IMAGE", live="image.list"),
+    "image.tag.name": Shown("a local image", "IMAGE", live="image.list"),
+    "rootfs": Shown("a file with a root file system: ext4, erofs or squashfs; or ext4 in a qcow2 file", "FILE"),
+    "kernel": Shown("the kernel that it boots with (default: the setting default_kernel)", "KERNEL", live="kernel.list"),
+    "new": Shown("the second name", "NAME"),
+    "image.register.force": Shown("replace an image of that name that no machine uses"),
+    "image.delete.force": Shown("delete the stopped machines made from it, too; refused while one of them runs"),
+    "image.delete.name": Shown("a local image", "IMAGE", live="image.list"),
+    "kernel.show.name": Shown("a kernel", "KERNEL", live="kernel.list"),
+    "kernel.pull.name": Shown("a kernel of a catalog", "KERNEL", live="kernel.list?available"),
+    "kernel.import.name": Shown("the kernel's name: letters, digits, '.', '_' and '-'", "NAME"),
+    "kernel.import.file": Shown("a vmlinux or bzImage, or a folder with one, modules/ (or lib/modules/) and config", "FILE", name="from"),
+    "kernel.import.force": Shown("replace a kernel of that name that nothing uses"),
+    "kernel.delete.name": Shown("a local kernel", "KERNEL", live="kernel.list"),
+    "available": Shown("also what the catalogs offer"),
+    "force": Shown("do it again, though it is there"),
+    "daemon.stop.force": Shown("cancel the operations that are under way"),
+    "version": Shown("a version of Firecracker: 1.16.1", "VERSION"),
+    "firecracker.install.version": Shown("which version (default: the one that is known best)", "VERSION"),
+    "file": Shown("the archive of a release, or a firecracker command: for a host that is offline", "FILE", name="from"),
+    "sha256": Shown("what its SHA-256 must be (default: the known or published one; of a file: the known one, if any)", "HEX"),
+    "newest": Shown("how many of the newest images are to stay, used or not", "N"),
+    "dry_run": Shown("say what would be removed, and remove nothing", short="n"),
+    "operation": Shown("an operation's id", "OPERATION"),
+}
