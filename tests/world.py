@@ -43,7 +43,7 @@ class World:
             (root / folder).mkdir(mode=0o700, parents=True, exist_ok=True)
             self.env[f"XDG_{variable}"] = str(root / folder)
         self.env |= {"BANGER_IMAGES_DIR": str(SHELF / "images"), "BANGER_KERNELS_DIR": str(SHELF / "kernels"), "BANGER_DEFAULT_IMAGE": SLIM}
-        self.env |= {"BANGER_MEMORY_MIB": "256", "BANGER_VCPU": "1", "BANGER_LOG_LEVEL": "debug", "BANGER_DNS_PORT": "0"}
+        self.env |= {"BANGER_MEMORY_MIB": "256", "BANGER_VCPU": "1", "BANGER_LOG_LEVEL": "debug", "BANGER_DNS_PORT": "0", "BANGER_SHORT_NAMES": "no"}
         self.env |= {f"BANGER_{name.upper()}": value for name, value in (everywhere() | settings).items()}
 
     @property

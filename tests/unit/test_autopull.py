@@ -15,7 +15,8 @@ from banger.daemon.images import Images, Kernels
 from banger.daemon.operations import Operations
 from banger.host.proc import Life
 from banger.model import codec
-from banger.model.catalog import ImageEntry, ImageManifest, ImagePart, KernelEntry, KernelManifest, KernelPart
+from banger.model.catalog import ImageEntry, ImageManifest, ImagePart, KernelEntry, KernelManifest, KernelPart, Wish
+from banger.model.config import Settings
 from banger.model.errors import Corrupt, NotFound, ToolFailed
 from banger.model.event import Event, listening
 from banger.testing import FakeHost
@@ -126,7 +127,7 @@ class Over(Exception):
 @pytest.fixture
 async def store(tmp_path: Path) -> AsyncIterator[Store]:
     try:
-        async with FakeHost(tmp_path) as fake, asyncio.timeout(20), asyncio.TaskGroup() as tasks:
+        async with FakeHost(tmp_path, Settings(short_names="no")) as fake, asyncio.timeout(20), asyncio.TaskGroup() as tasks:
             yield Store(fake, tasks)
             raise Over
     except* Over:
@@ -167,7 +168,7 @@ async def test_a_local_kernel_is_not_pulled(store: Store) -> None:
 
 
 async def test_a_missing_kernel_is_pulled_also_for_an_image(store: Store) -> None:
-    *_, made = [item async for item in store.images.pull("box", force=False)]
+    *_, made = [item async for item in store.images.pull("box", Wish(), force=False)]
     assert made == IMAGE
     assert store.kernel_source.made == ["linux"]
     assert await store.kernels.need("linux") == KERNEL

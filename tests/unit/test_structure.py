@@ -167,9 +167,7 @@ def test_no_package_registry_is_named() -> None:
 
 def known_commands() -> set[str]:
     """Every `banger …` that exists, as its words."""
-    known = {
-        f"{noun} {verb}" for noun, (_, commands) in GROUPS.items() for command in commands for verb in (command.words.split()[-1], *command.aliases)
-    }
+    known = {f"{noun} {verb}" for noun, (_, commands) in GROUPS.items() for command in commands for verb in (command.verb.split()[0], *command.aliases)}
     return known | set(SINGLE)
 
 

@@ -106,13 +106,21 @@ class Shelf(Generic[E, M, P]):
         """What is here of that name, or NotFound."""
         found = self.local(name)
         if found is None:
-            raise self._missing(name)
+            raise self.missing(name)
         return found
+
+    def here(self, name: str) -> bool:
+        """Whether something of that name is here, readable or not."""
+        return (self.folder / valid_artefact_name(name)).exists()
+
+    def names(self) -> list[str]:
+        """Every name, here or in the catalog."""
+        return sorted({*self.catalog, *(made.name for made in self.every())})
 
     def known(self, name: str) -> str:
         """The name itself, if it is here or in a catalog; else NotFound."""
         if name not in self.catalog and not (self.folder / valid_artefact_name(name)).exists():
-            raise self._missing(name)
+            raise self.missing(name)
         return name
 
     def check(self, name: str) -> list[Finding]:
@@ -133,7 +141,7 @@ class Shelf(Generic[E, M, P]):
     async def _make(self, name: str, *, force: bool) -> M:
         entry = self.catalog.get(valid_artefact_name(name))
         if entry is None:
-            raise self._missing(name)
+            raise self.missing(name)
         lock = self.locks.setdefault(name, asyncio.Lock())
         async with step(f"pull {self.noun}", f"pulling {name} from the {self.noun} catalog"):
             if lock.locked():
@@ -142,6 +150,19 @@ class Shelf(Generic[E, M, P]):
                 if not force and (found := self.local(name)) is not None:
                     return found
                 return await self._build(entry)
+
+    async def obtain(self, entry: E, same: Callable[[M], bool], *, force: bool) -> M:
+        """What is here under the entry's name, if it is the `same`; else it is made. AlreadyExists when the name is another one's."""
+        lock = self.locks.setdefault(valid_artefact_name(entry.name), asyncio.Lock())
+        if lock.locked():
+            report(f"waiting for {entry.name}, which is being made already")
+        async with lock:
+            found = self.local(entry.name)
+            if found is not None and same(found) and not force:
+                return found
+            if found is None or not same(found):
+                self._require_free(entry.name)
+            return await self._build(entry)
 
     async def put(self, entry: E, *, force: bool) -> M:
         """Make what no catalog has, under a name that must be free; with `force` it replaces what is here."""
@@ -196,7 +217,7 @@ class Shelf(Generic[E, M, P]):
         place = self.folder / valid_artefact_name(name)
         async with self.locks.setdefault(name, asyncio.Lock()):
             if not place.exists():
-                raise self._missing(name)
+                raise self.missing(name)
             away = self._staging(0, 0, name)
             place.rename(away)
             self.host.files.remove_tree(away)
@@ -232,9 +253,9 @@ class Shelf(Generic[E, M, P]):
         source = self.source(entry.source)
         await source.remove(source.plan(entry, path))
 
-    def _missing(self, name: str) -> NotFound:
-        known = sorted({*self.catalog, *(made.name for made in self.every())})
-        close = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+    def missing(self, name: str) -> NotFound:
+        """The error for a name that nobody has, with those that may be meant."""
+        close = difflib.get_close_matches(name, self.names(), n=3, cutoff=0.4)
         meant = f"did you mean {' or '.join(close)}? " if close else ""
         return NotFound(
             f"{self.noun} {name!r} is neither among the local ones ({self.folder}) nor in the {self.noun} catalog",
@@ -253,5 +274,5 @@ def listed(made: Manifest, entry: Entry | None, users: list[str]) -> Listed:
     row = Listed(name=made.name, local=True, source=made.source, size_bytes=made.size_bytes, used_bytes=made.size_bytes, built=made.built)
     described = msgspec.structs.replace(row, description=entry.description if entry else "", used_by=tuple(users))
     if isinstance(made, ImageManifest):
-        return msgspec.structs.replace(described, kernel=made.kernel, used_bytes=made.used_bytes, source=made.file or made.source)
+        return msgspec.structs.replace(described, kernel=made.kernel, used_bytes=made.used_bytes, source=made.file or made.reference or made.source)
     return described

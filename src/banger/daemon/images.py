@@ -9,9 +9,11 @@ import msgspec
 
 from banger.daemon.artefacts import Listed, Shelf
 from banger.daemon.operations import Operations, Progress
-from banger.model.catalog import ImageEntry, ImageManifest, ImagePart, KernelEntry, KernelManifest, KernelPart
-from banger.model.errors import WrongState
+from banger.daemon.references import References
+from banger.model.catalog import ImageEntry, ImageManifest, ImagePart, KernelEntry, KernelManifest, KernelPart, Wish
+from banger.model.errors import BadRequest, WrongState
 from banger.model.finding import Finding
+from banger.model.oci import Pruned
 from banger.model.vm import VmState, VmStatus
 
 Users = Callable[[str], list[str]]
@@ -77,15 +79,22 @@ class Images:
         evict: Callable[[str], Awaitable[None]],
     ) -> None:
         self.shelf, self.operations, self.kernels, self.users, self.evict = shelf, operations, kernels, users, evict
+        self.references = References(shelf)
 
     def check(self, name: str) -> list[Finding]:
         """What the host must have so that the image and its kernel can be made here, as far as they must be."""
+        if self.references.meant(name) is not None:
+            if self.references.here(name) is not None:
+                return []
+            return self.shelf.source("oci").check() + self.kernels.shelf.check(self.shelf.host.settings.default_kernel)
         entry = self.shelf.catalog.get(name)
         kernel = entry.kernel if entry is not None else ""
         return self.shelf.check(name) + (self.kernels.shelf.check(kernel) if kernel else [])
 
     async def need(self, name: str) -> ImageManifest:
-        """The image, got from the catalog when it is not here."""
+        """The image, got from the catalog or its registry when it is not here."""
+        if self.references.meant(name) is not None:
+            return await self.references.pull(name, Wish(), force=False)
         return await self.shelf.need(name)
 
     def rows(self, *, available: bool) -> list[Listed]:
@@ -93,20 +102,33 @@ class Images:
         return self.shelf.rows(available=available, users=self.users)
 
     def show(self, name: str) -> ImageManifest:
-        """The local image of that name."""
-        return self.shelf.show(name)
+        """The local image of that name, or that came from that reference."""
+        return self.shelf.show(self.references.name(name))
 
-    def pull(self, name: str, *, force: bool) -> AsyncIterator[Progress[ImageManifest]]:
-        """Get it, and then its kernel, as one operation."""
+    def pull(self, name: str, wish: Wish, *, force: bool) -> AsyncIterator[Progress[ImageManifest]]:
+        """Get it, and then its kernel, as one operation; what is wrong with the request is raised at once."""
+        self.references.check(wish)
+        foreign = self.references.meant(name) is not None
+        if not foreign and wish != Wish():
+            raise BadRequest(f"{name} is no reference to a registry, so nothing can be said of how it is to be pulled", hint="write HOST/NAME:TAG")
+        if wish.kernel:
+            self.kernels.shelf.known(wish.kernel)
+        former = self.references.here(name, wish) if foreign else None
         if force:
-            refuse_used("image", name, self.users(name))
+            local = former.name if former is not None else name
+            refuse_used("image", local, self.users(local))
 
         async def work() -> ImageManifest:
-            image = await self.shelf.pull(name, force=force)
+            image = await (self.references.pull(name, wish, force=force) if foreign else self.shelf.pull(name, force=force))
             await self.kernels.need(image.kernel)
             return image
 
         return self.operations.follow(self.operations.begin("image.pull", name, work))
+
+    def prune_cache(self, *, dry: bool) -> Pruned:
+        """Remove from the cache of blobs what no local image was made of; Busy while an image is being pulled."""
+        roots = {image.resolved for image in self.shelf.every() if image.resolved}
+        return self.shelf.host.blobs.prune(roots, dry=dry)
 
     def base(self, image: ImageManifest) -> Path:
         """The file of an image's root file system; WrongState when it is the user's own and no longer the one that was registered."""
@@ -147,6 +169,7 @@ class Images:
 
     async def delete(self, name: str, *, force: bool = False) -> None:
         """Remove it unless a machine uses it; with `force` those machines go first, but for one that runs, which keeps all of them."""
+        name = self.references.name(name)
         if force and self.users(name):
             await self.evict(name)
         refuse_used("image", name, self.users(name))

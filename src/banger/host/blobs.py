@@ -11,7 +11,7 @@ import fcntl
 import hashlib
 import os
 from collections.abc import AsyncIterator, Iterator, Set
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, contextmanager, suppress
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -19,20 +19,11 @@ import msgspec
 
 from banger.host.files import Files, explain
 from banger.model.errors import BangerError, Busy
-from banger.model.oci import OCI_INDEX, Descriptor, Index, Manifest, parse_document
+from banger.model.oci import OCI_INDEX, Descriptor, Index, Manifest, Pruned, parse_document
 
 LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
 #: By which `index.json` says what an image is called (OCI image specification, "Pre-Defined Annotation Keys").
 NAME = "org.opencontainers.image.ref.name"
-
-
-class Pruned(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What was removed from the cache, or would be: how many blobs, unfinished ones too, and their bytes; and what stays."""
-
-    removed: int
-    removed_bytes: int
-    kept: int
-    kept_bytes: int
 
 
 class Blobs(Protocol):
@@ -66,7 +57,7 @@ class Blobs(Protocol):
         """Write down in `index.json` what a manifest is called."""
 
     def prune(self, roots: Set[str], *, dry: bool) -> Pruned:
-        """Remove all but the manifests in `roots` (digests) and what they lead to; with `dry` only say what. Busy while blobs are used."""
+        """Remove all but the manifests in `roots` (digests) and what they lead to, or with `dry` say what that is. Busy while blobs are used."""
 
 
 class RealBlobs:
@@ -187,7 +178,7 @@ class RealBlobs:
         """See Blobs."""
         if not self.folder.exists():
             return Pruned(removed=0, removed_bytes=0, kept=0, kept_bytes=0)
-        with self._locked(fcntl.LOCK_EX, "an image is being pulled"):
+        with nullcontext() if dry else self._locked(fcntl.LOCK_EX, "an image is being pulled"):
             wanted = {self.path(digest) for root in roots for digest in self._reached(root)}
             every = [path for place in ("blobs/*/*", "partial/*") for path in sorted(self.folder.glob(place))]
             sizes = {path: self.files.used_bytes(path) for path in every}

@@ -9,6 +9,8 @@ from datetime import datetime
 
 import msgspec
 
+from banger.model.errors import BadRequest
+
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What every catalog entry has: `source` names the backend that makes it (`backends/image/NAME.py` or `backends/kernel/NAME.py`)."""
@@ -92,7 +94,8 @@ class ImageConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class ImageManifest(Manifest, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`images/NAME/manifest.json`: written last, so that a folder with one is a whole image. `digest` is `sha256:…` of `rootfs.ext4`.
+    """`images/NAME/manifest.json`: written last, so that a folder with one is a whole image. `digest` is `sha256:…` of `rootfs.ext4`; of a registry's
+    image, which is as large as one likes, of what it was made of: manifest, name and size.
 
     `init` is what `model/inits.py` makes of its files: a name, or empty for none. `architecture` is uname's word (`x86_64`), or empty: the host's.
     `file` is set where the root file system is a file of the user's own (unmanaged): never written, never removed, and known again by its `stamp`,
@@ -138,3 +141,20 @@ class KernelPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     entry: KernelEntry
     into: str
+
+
+class Wish(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is asked for beside the image itself; what is empty or 0 is left to banger."""
+
+    local: str = ""
+    kernel: str = ""
+    platform: str = ""
+    size_mib: int = 0
+    plain_http: bool = False
+
+
+def whole_mib(size: int) -> int:
+    """A size in bytes as that of a file system; BadRequest for one that cannot be meant."""
+    if not 1 << 20 <= size <= 1 << 40:
+        raise BadRequest(f"an image of {size} bytes cannot be meant", hint="give --size 2G; or leave it out: then it is what the content needs")
+    return -(-size // (1 << 20))

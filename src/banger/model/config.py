@@ -43,7 +43,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     catalog: Annotated[str, msgspec.Meta(description="folder with an images.json or kernels.json of your own")] = ""
     registry_mirrors: Annotated[str, msgspec.Meta(description="mirrors that are asked first: REGISTRY=HOST[:PORT][/FOLDER], several with a comma")] = ""
     short_names: Annotated[
-        str, msgspec.Meta(description="look for a bare name that nobody here knows at Docker Hub: yes or no", pattern="^(yes|no)$")
+        str, msgspec.Meta(description="look at Docker Hub for an image by a bare name that nobody here knows: yes or no", pattern="^(yes|no)$")
     ] = "yes"
     images_dir: Annotated[str, msgspec.Meta(description="where images are kept; empty: below the state folder")] = ""
     kernels_dir: Annotated[str, msgspec.Meta(description="where kernels are kept; empty: below the state folder")] = ""

@@ -115,6 +115,15 @@ class RootFs(msgspec.Struct, frozen=True, kw_only=True):
     diff_ids: tuple[Digest, ...] = ()
 
 
+class Pruned(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What was removed from the cache of blobs, or would be: how many, unfinished ones too, and their bytes; and what stays."""
+
+    removed: int
+    removed_bytes: int
+    kept: int
+    kept_bytes: int
+
+
 class Configuration(msgspec.Struct, frozen=True, kw_only=True):
     """An image's configuration."""
 
@@ -155,6 +164,11 @@ def parse_platform(text: str) -> Platform:
 def host_platform(machine: str) -> Platform:
     """The platform of a host, from what `uname -m` prints."""
     return Platform(os="linux", architecture=ARCHITECTURES.get(machine, machine))
+
+
+def machine_of(platform: Platform) -> str:
+    """What `uname -m` prints on such a machine."""
+    return {"amd64": "x86_64", "arm64": "aarch64"}.get(platform.architecture, platform.architecture)
 
 
 def parse_document(data: bytes, media_type: str, *, what: str) -> Index | Manifest:

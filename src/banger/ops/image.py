@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from banger.daemon.artefacts import Listed
     from banger.daemon.operations import Progress
     from banger.model.catalog import ImageManifest
+    from banger.model.oci import Pruned
 
 
 @op("GET /images")
@@ -27,9 +28,32 @@ def show(daemon: Daemon, *, name: str) -> ImageManifest:
 
 
 @op("POST /images/{name}/pull")
-def pull(daemon: Daemon, *, name: str, force: bool = False) -> AsyncIterator[Progress[ImageManifest]]:
-    """Get an image (and its kernel) from the catalog; with `force` again, though it is there."""
-    return daemon.images.pull(name, force=force)
+def pull(
+    daemon: Daemon,
+    *,
+    name: str,
+    local: str | None = None,
+    kernel: str | None = None,
+    platform: str | None = None,
+    size_bytes: int | None = None,
+    plain_http: bool = False,
+    force: bool = False,
+) -> AsyncIterator[Progress[ImageManifest]]:
+    """Get an image (and its kernel) from the catalog or a registry; with `force` again, though it is there.
+
+    A name with '/', ':' or '@' is a reference to a registry: alpine:3.20, HOST:PORT/NAME:TAG, NAME@sha256:DIGEST.
+    """
+    from banger.model.catalog import Wish, whole_mib
+
+    size = whole_mib(size_bytes) if size_bytes is not None else 0
+    wish = Wish(local=local or "", kernel=kernel or "", platform=platform or "", size_mib=size, plain_http=plain_http)
+    return daemon.images.pull(name, wish, force=force)
+
+
+@op("POST /images/cache/prune")
+def cache_prune(daemon: Daemon, *, dry_run: bool = False) -> Pruned:
+    """Remove what was downloaded from registries and no local image was made of."""
+    return daemon.images.prune_cache(dry=dry_run)
 
 
 @op("POST /images/{name}/register")

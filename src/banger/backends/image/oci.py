@@ -15,7 +15,7 @@ import msgspec
 from banger.host import Host
 from banger.host.blobs import digest_of
 from banger.host.registry import Repository
-from banger.host.rootfs import Layer
+from banger.host.rootfs import Layer, limits_of
 from banger.model import codec, oci
 from banger.model.catalog import ImageConfig, ImageEntry, ImageManifest, ImagePart
 from banger.model.errors import BadRequest, BangerError, Corrupt, NoSpace
@@ -36,8 +36,6 @@ QUIET = 0.25
 #: What is left free on a disk that is downloaded to.
 SPARE = 64 * MIB
 LOOK = (*PLACES, *(sign for _, signs in SIGNS for sign in signs), *BUSYBOX)
-#: Go's names of processors, as uname has them.
-MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
 
 
 class Found(msgspec.Struct, frozen=True, kw_only=True):
@@ -191,20 +189,19 @@ class OciImage:
         self.host.files.private_folder(Path(part.into))
         packed = zip(found.manifest.layers or (), found.configuration.rootfs.diff_ids, strict=True)
         layers = [Layer(path=str(self.host.blobs.path(layer.digest)), diff_id=identity) for layer, identity in packed]
-        written = await self.host.rootfs.write(rootfs, layers, label=entry.name, size=entry.size_mib * MIB, look=LOOK)
-        report("compute digest")
-        architecture = found.configuration.architecture
+        limits = limits_of(self.host.settings)
+        written = await self.host.rootfs.write(rootfs, layers, label=entry.name, size=entry.size_mib * MIB, limits=limits, look=LOOK)
         return ImageManifest(
             name=entry.name,
             kernel=entry.kernel,
             source=entry.source,
-            digest=await self.host.archive.sha256(rootfs),
+            digest=digest_of("\n".join([found.descriptor.digest, entry.name, str(written.size)]).encode(), "sha256:"),
             size_bytes=written.size,
             used_bytes=self.host.files.used_bytes(rootfs),
             packages=0,
             init=init_of(written.found),
             built=self.host.clock.now(),
-            architecture=MACHINES.get(architecture, architecture),
+            architecture=oci.machine_of(found.configuration.platform),
             config=image_config(found.configuration, str(found.reference)),
             reference=str(found.reference),
             resolved=found.descriptor.digest,

@@ -179,7 +179,21 @@ GROUPS: dict[str, tuple[str, tuple[Command, ...]]] = {
         (
             Command("image list", "image.list", own=(QUIET,), aliases=("ls",), examples=(("banger image list --available", ""),)),
             Command("image show", "image.show", examples=(("banger image show debian-bookworm", ""),)),
-            Command("image pull", "image.pull", "calls:each", examples=(("banger image pull debian-bookworm", "vm run does it when needed"),)),
+            Command(
+                "image pull",
+                "image.pull",
+                "calls:each",
+                examples=(
+                    ("banger image pull debian-bookworm", "vm run does it when needed"),
+                    ("banger image pull alpine:3.20", "from a registry; vm run --image alpine:3.20 does this, too"),
+                    ("banger image pull --plain-http localhost:5000/team/app:1 --name app", ""),
+                ),
+            ),
+            Command(
+                "image cache prune",
+                "image.cache-prune",
+                examples=(("banger image cache prune --dry-run", "what would be removed, and how much room that is"),),
+            ),
             Command(
                 "image register",
                 "image.register",

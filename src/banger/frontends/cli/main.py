@@ -72,6 +72,9 @@ def lookup(words: list[str]) -> tuple[Command | None, list[str]]:
         raise _unknown(noun, [*GROUPS, *(name for name, one in SINGLE.items() if not one.hidden), "help"], "banger --help")
     if len(words) == 1 or words[1] in ("-h", "--help", "help"):
         return None, []
+    long = find(noun, " ".join(words[1:3]))
+    if long is not None and len(words) > 2:
+        return long, words[3:]
     found = find(noun, words[1])
     if found is None:
         raise _unknown(words[1], [command.verb for command in GROUPS[noun][1]], f"banger {noun} --help", f"{noun} ")
