@@ -1,8 +1,9 @@
 """What a machine's network costs on the way to its start: the bridge with a TAP that is ready, against the same by commands as scripts do it.
 
-In a network namespace of its own, so root is needed; `python -m bench` takes the figure in the lab machine. Both sides connect to a bridge and a table
-that are there, and at the end a machine has the same: a TAP of its user's, without IPv6, on the bridge, isolated, locked to the one MAC, with its
-entries among the bridge's addresses and the host's neighbours, up; and its elements in two sets, in one transaction.
+Each in a network namespace of its own, so that none changes what the other has seen; root is needed, and `python -m bench` takes the figure in the lab
+machine. Both sides connect to a bridge and a table that are there, and at the end a machine has the same: a TAP of its user's, without IPv6, on the
+bridge, isolated, locked to the one MAC, with its entries among the bridge's addresses and the host's neighbours, up; and its elements in two sets, in
+one transaction.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from banger.backends.network.bridge import Bridge
@@ -19,7 +21,7 @@ from banger.bangerd import real_host
 from banger.model.ids import VmId
 from banger.model.parts import NicPart
 from bench.measure import Figure, in_turn, seconds
-from tests.namespace import missing, private_network
+from tests.namespace import HERE, missing, network_of, private_network
 
 TABLE = """add table inet other
 add set inet other guests { type ether_addr . ipv4_addr; }
@@ -34,12 +36,10 @@ SETTINGS = {"BANGER_TAP_POOL": str(RUNS + 1)}
 def connecting() -> Iterator[Figure]:
     """One figure."""
     assert not missing(), f"the network cannot be measured: {missing()}"
-    with private_network(), tempfile.TemporaryDirectory() as folder, asyncio.Runner() as loop:
+    with elsewhere() as script, private_network(), tempfile.TemporaryDirectory() as folder, asyncio.Runner() as loop:
         bridge = Bridge(real_host({"HOME": folder, "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"} | SETTINGS))
         parts = planned(bridge, RUNS + 1)
         loop.run(bridge.settle([], parts))
-        run("ip", "link", "add", "br-other", "type", "bridge")
-        run("nft", "-f", "-", text=TABLE)
         waiting = iter(parts)
 
         async def timed() -> float:
@@ -51,7 +51,7 @@ def connecting() -> Iterator[Figure]:
             time.sleep(QUIET_SECONDS)
             return loop.run(timed())
 
-        ours, theirs = in_turn(connect, scripted(), runs=RUNS)
+        ours, theirs = in_turn(connect, script, runs=RUNS)
     yield Figure(
         name="network set-up, TAP ready",
         ours=ours * 1e3,
@@ -72,8 +72,25 @@ def planned(bridge: Bridge, count: int) -> list[NicPart]:
     return found
 
 
-def scripted() -> Callable[[], float]:
-    """The same for one more machine each time it is called, in as few commands as do it."""
+@contextmanager
+def elsewhere() -> Iterator[Callable[[], float]]:
+    """What scripts do for one more machine each time it is called, in a namespace with a bridge and a table."""
+    with private_network():
+        run("ip", "link", "add", "br-other", "type", "bridge")
+        run("ip", "link", "set", "br-other", "up")
+        run("nft", "-f", "-", text=TABLE)
+        with open(HERE, "rb") as place:
+            once = scripted()
+
+            def there() -> float:
+                with network_of(place):
+                    return seconds(once)
+
+            yield there
+
+
+def scripted() -> Callable[[], None]:
+    """The same as ours for one more machine, in as few commands as do it."""
     numbers = iter(range(2, 200))
 
     def once() -> None:
@@ -88,7 +105,7 @@ def scripted() -> Callable[[], float]:
         run("ip", "link", "set", tap, "up")
         run("nft", "-f", "-", text=f"add element inet other guests {{ {mac} . {address} }}\nadd element inet other nat {{ {address} }}")
 
-    return lambda: seconds(once)
+    return once
 
 
 def run(*command: str, text: str = "") -> None:

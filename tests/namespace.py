@@ -7,22 +7,38 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 NEW_NETWORK = 0x40000000
+HERE = "/proc/thread-self/ns/net"
 
 
 @contextmanager
 def private_network() -> Iterator[None]:
     """In between, there is nothing but a loopback; what is made goes with the namespace."""
-    library = ctypes.CDLL(None, use_errno=True)
-    former = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    try:
+    with _returning() as library:
         if library.unshare(NEW_NETWORK) != 0:
             raise OSError(ctypes.get_errno(), "no network namespace can be made")
         yield
-    finally:
-        library.setns(former, NEW_NETWORK)
-        os.close(former)
+
+
+@contextmanager
+def network_of(file: BinaryIO) -> Iterator[None]:
+    """In between, the namespace whose file (`HERE`, opened in it) this is."""
+    with _returning() as library:
+        if library.setns(file.fileno(), NEW_NETWORK) != 0:
+            raise OSError(ctypes.get_errno(), "the network namespace cannot be entered")
+        yield
+
+
+@contextmanager
+def _returning() -> Iterator[ctypes.CDLL]:
+    library = ctypes.CDLL(None, use_errno=True)
+    with open(HERE, "rb") as former:
+        try:
+            yield library
+        finally:
+            library.setns(former.fileno(), NEW_NETWORK)
 
 
 def missing() -> str:

@@ -111,13 +111,13 @@ async def test_who_is_in_already_costs_no_transaction_and_who_was_put_out_by_ano
     await real.renew(BRIDGE, [OTTER])
     before = generation()
     assert await real.guest(BRIDGE, OTTER)
-    assert real.refusals(BRIDGE) == []
+    assert await real.refusals(BRIDGE) == []
     await real.forget(BRIDGE, WREN)
     assert generation() == before
     nft_command(f"delete element inet banger guests {{ {OTTER.mac} . {OTTER.address} }}")
-    assert real.guests(BRIDGE) == []
+    assert await real.guests(BRIDGE) == []
     assert await real.guest(BRIDGE, OTTER)
-    assert (seen(real), seen(RealNft())) == ([OTTER], [OTTER])
+    assert (await seen(real), await seen(RealNft())) == ([OTTER], [OTTER])
 
 
 @needs_root
@@ -134,7 +134,7 @@ async def test_what_is_remembered_is_what_the_kernel_has(real: RealNft) -> None:
     ):
         await step
         fresh = RealNft()
-        assert (seen(real), real.guests("br-banger-x")) == (seen(fresh), fresh.guests("br-banger-x"))
+        assert (await seen(real), await real.guests("br-banger-x")) == (await seen(fresh), await fresh.guests("br-banger-x"))
 
 
 @needs_root
@@ -144,7 +144,7 @@ async def test_a_table_that_is_removed_and_made_by_others_is_looked_at_each_time
     assert not await real.guest(BRIDGE, OTTER)
     await RealNft().renew(BRIDGE, [])
     assert await real.guest(BRIDGE, OTTER)
-    assert seen(real) == [OTTER]
+    assert await seen(real) == [OTTER]
 
 
 def test_generations_follow_each_other_and_none_is_the_unknown() -> None:

@@ -148,7 +148,8 @@ class RealLinks:
 
     def routes(self) -> list[Route]:
         """See Links."""
-        return parse_routes(Path("/proc/thread-self/net/route").read_text())
+        with open("/proc/thread-self/net/route") as file:
+            return parse_routes(file.read())
 
     def mtu(self, name: str) -> int:
         """See Links; SIOCGIFMTU of netdevice(7)."""
@@ -161,7 +162,8 @@ class RealLinks:
 
     def forwarding(self) -> bool:
         """See Links."""
-        return Path("/proc/sys/net/ipv4/ip_forward").read_text().strip() != "0"
+        with open("/proc/sys/net/ipv4/ip_forward") as file:
+            return file.read().strip() != "0"
 
     async def forward(self) -> None:
         """See Links."""

@@ -13,7 +13,8 @@ from __future__ import annotations
 import ctypes
 import ipaddress
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Protocol
 
 import msgspec
@@ -125,6 +126,16 @@ def exit_of(bridge: str, guest: Guest) -> list[str]:
     return [*entry(bridge, msgspec.structs.replace(guest, nat=False)), gone]
 
 
+def key_of(guest: Guest) -> tuple[str, str]:
+    """What is an element's own: a guest whose NAT changes stays the same."""
+    return guest.mac, guest.address
+
+
+def by_key(guests: Iterable[Guest]) -> Table:
+    """A table's guests."""
+    return {key_of(guest): guest for guest in guests}
+
+
 def _mac(text: str) -> str:
     if not MAC.match(text):
         raise BadRequest(f"{text!r} is not a MAC address")
@@ -153,11 +164,14 @@ def read_guests(listing: Listing) -> list[Guest] | None:
     return [Guest(mac=mac, address=address, nat=address in sets.get("nat", [])) for mac, address in pairs]
 
 
+Table = dict[tuple[str, str], Guest]
+
+
 class Seen(msgspec.Struct, frozen=True):
-    """What nftables had at a generation: our whole tables' guests by bridge, and who refuses what is passed on for one."""
+    """What nftables had at a generation: the guests of our whole tables by bridge, then by MAC and address; and who refuses what a bridge passes on."""
 
     generation: int = UNKNOWN
-    tables: dict[str, frozenset[Guest]] = {}
+    tables: dict[str, Table] = {}
     refusals: dict[str, tuple[Refusal, ...]] = {}
 
 
@@ -179,7 +193,9 @@ class RealNft:
 
     async def renew(self, bridge: str, guests: Sequence[Guest]) -> None:
         """See Nft."""
-        self._change(bridge, frozenset(guests), whole(bridge, guests))
+        self._current()
+        with self._changing(whole(bridge, guests)) as seen:
+            seen.tables[bridge] = by_key(guests)
 
     async def guest(self, bridge: str, guest: Guest) -> bool:
         """See Nft."""
@@ -187,27 +203,29 @@ class RealNft:
         known = self._table(bridge)
         if known is None:
             return False
-        if guest not in known:
-            others = {other for other in known if (other.mac, other.address) != (guest.mac, guest.address)}
-            self._change(bridge, frozenset({*others, guest}), "\n".join(lines))
+        if known.get(key_of(guest)) != guest:
+            with self._changing("\n".join(lines)):
+                known[key_of(guest)] = guest
         return True
 
     async def forget(self, bridge: str, guest: Guest) -> None:
         """See Nft."""
         known = self._table(bridge)
-        left = {other for other in known or () if (other.mac, other.address) != (guest.mac, guest.address)}
-        if known is not None and left != known:
-            self._change(bridge, frozenset(left), "\n".join(exit_of(bridge, guest)))
+        if known and key_of(guest) in known:
+            with self._changing("\n".join(exit_of(bridge, guest))):
+                del known[key_of(guest)]
 
     async def remove(self, bridge: str) -> None:
         """See Nft."""
         table = f"{FAMILY} {table_of(bridge)}"
-        self._change(bridge, None, f"add table {table}\ndelete table {table}")
+        self._current()
+        with self._changing(f"add table {table}\ndelete table {table}") as seen:
+            seen.tables.pop(bridge, None)
 
     async def guests(self, bridge: str) -> list[Guest] | None:
         """See Nft."""
         found = self._table(bridge)
-        return None if found is None else list(found)
+        return None if found is None else list(found.values())
 
     async def refusals(self, bridge: str) -> list[Refusal]:
         """See Nft."""
@@ -226,28 +244,28 @@ class RealNft:
             self._seen = Seen(now, {}, {})
         return self._seen
 
-    def _table(self, bridge: str) -> frozenset[Guest] | None:
+    def _table(self, bridge: str) -> Table | None:
         """The guests of a whole table; None when it is not there or lacks a rule."""
         seen = self._current()
-        if bridge in seen.tables:
-            return seen.tables[bridge]
-        status, said, complaint = self._run(f"list table {FAMILY} {table_of(bridge)}")
-        if status != 0 and "No such file or directory" not in complaint:
-            raise refused(complaint)
-        found = read_guests(_decoded(said)) if status == 0 else None
-        if found is not None:
-            seen.tables[bridge] = frozenset(found)
-        return None if found is None else seen.tables[bridge]
+        if bridge not in seen.tables:
+            status, said, complaint = self._run(f"list table {FAMILY} {table_of(bridge)}")
+            if status != 0 and "No such file or directory" not in complaint:
+                raise refused(complaint)
+            found = read_guests(_decoded(said)) if status == 0 else None
+            if found is None:
+                return None
+            seen.tables[bridge] = by_key(found)
+        return seen.tables[bridge]
 
-    def _change(self, bridge: str, guests: frozenset[Guest] | None, commands: str) -> None:
-        """One transaction, after which the table has these guests, or is gone. If it was the only one meanwhile, all else is as it was seen."""
-        seen = self._current()
-        self._seen = Seen()
+    @contextmanager
+    def _changing(self, commands: str) -> Iterator[Seen]:
+        """One transaction, then what it does to what was just seen. That holds if nobody else has changed anything since, else all is forgotten."""
+        seen, self._seen = self._seen, Seen()
         self._do(commands)
+        yield seen
         after = generation()
         if seen.generation != UNKNOWN and after == following(seen.generation):
-            others = {name: those for name, those in seen.tables.items() if name != bridge}
-            self._seen = Seen(after, others if guests is None else {**others, bridge: guests}, seen.refusals)
+            self._seen = Seen(after, seen.tables, seen.refusals)
 
     def _list(self, what: str) -> Listing:
         status, said, complaint = self._run(f"list {what}")

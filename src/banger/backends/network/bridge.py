@@ -10,6 +10,7 @@ Owns the bridge, its TAPs (`bgr-2` for the address that ends in 2) and the table
 from __future__ import annotations
 
 import asyncio
+import functools
 import ipaddress
 import logging
 from collections import defaultdict
@@ -49,6 +50,17 @@ def place_of(address: str) -> int:
     """The place of an address in its subnet, which is the number of its TAP: no two machines may have the same, also after a change of the subnet."""
     interface = ipaddress.IPv4Interface(address)
     return int(interface.ip) - int(interface.network.network_address)
+
+
+@functools.lru_cache(maxsize=1024)
+def _network(destination: str) -> ipaddress.IPv4Network:
+    """Routes and addresses are the same ones again and again, and to read one takes as long as to ask the kernel for it."""
+    return ipaddress.IPv4Network(destination)
+
+
+@functools.lru_cache(maxsize=1024)
+def _subnet_of(address: str) -> ipaddress.IPv4Network:
+    return ipaddress.IPv4Interface(address).network
 
 
 def guest_of(part: NicPart) -> Guest:
@@ -95,7 +107,7 @@ class Bridge:
         """What the subnet takes away from the host, unless it is our own bridge."""
         subnet = self.subnet()
         for route in self.links.routes():
-            other = ipaddress.IPv4Network(route.destination)
+            other = _network(route.destination)
             if other.prefixlen and route.link != self.name and other.overlaps(subnet):
                 return f"the subnet {subnet} overlaps the host's route to {other} on {route.link}: choose another one by the setting subnet"
         return ""
@@ -136,7 +148,7 @@ class Bridge:
     async def ensure(self, part: NicPart) -> None:
         """See Network."""
         await self._require()
-        if ipaddress.IPv4Interface(part.address).network != self.subnet():
+        if _subnet_of(part.address) != self.subnet():
             message = f"the machine's address {part.address} is not of the subnet {self.subnet()}"
             raise HostLacks(message, hint="set the setting subnet to what it was, or delete the machine")
         self.held[part.tap] = part
