@@ -43,6 +43,7 @@ DEVELOPMENT = {
     "uidmap": "newuidmap",
     "tmux": "tmux",
     "bash": "bash",
+    "busybox-static": "busybox",
     "zsh": "zsh",
     "fish": "fish",
     "passwd": "useradd",

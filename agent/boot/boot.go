@@ -40,7 +40,7 @@ func Main() {
 	}
 	var err error
 	if asked.lower == "" && asked.root == "" {
-		err = furnish("/")
+		err = furnishOwn()
 	} else {
 		root, err = mountRoot(asked)
 	}
@@ -54,6 +54,7 @@ func Main() {
 	<-keeper.identified
 	if err := handOver(keeper, root, asked.reset); err != nil {
 		serve.Note("init does not start, the agent stays: ", err.Error())
+		keeper.stay()
 	}
 	select {}
 }
@@ -66,29 +67,20 @@ func handOver(keeper *keeper, root root, reset bool) error {
 	if err != nil {
 		return err
 	}
-	program := findInit("")
-	if program == "" {
+	become := keeper.first.decide()
+	if len(become.Argv) == 0 {
 		return nil
+	}
+	program, err := become.program()
+	if err != nil {
+		return err
 	}
 	if reset {
 		if err := stayForTheEnd(program); err != nil {
 			serve.Note("a power-off from inside will only halt: ", err.Error())
 		}
 	}
-	environment := []string{"PATH=" + serve.DefaultPath, "HOME=/", "TERM=linux"}
-	return errors.New(program + ": " + syscall.Exec(program, []string{program}, environment).Error())
-}
-
-// findInit is the program that the image means to be process 1.
-func findInit(root string) string {
-	own, _ := os.Stat("/proc/self/exe")
-	for _, path := range []string{"/sbin/init", "/lib/systemd/systemd", "/usr/lib/systemd/systemd"} {
-		found, err := os.Stat(root + path)
-		if err == nil && found.Mode().IsRegular() && found.Mode()&0o111 != 0 && !os.SameFile(found, own) {
-			return path
-		}
-	}
-	return ""
+	return errors.New(program + ": " + syscall.Exec(program, become.Argv, become.environment()).Error())
 }
 
 func readOptions() options {

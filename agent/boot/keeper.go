@@ -2,7 +2,9 @@ package boot
 
 import (
 	"bufio"
+	"encoding/json"
 	"os"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -21,12 +23,15 @@ const (
 	firstPause = 100 * time.Millisecond
 	longPause  = 5 * time.Second
 	goodLife   = 30 * time.Second
+	// longestLine that the server writes, in bytes: what it tells of came in one frame.
+	longestLine = 1 << 20
 )
 
 // keeper keeps one server alive while this program is process 1, and reaps the machine's orphans. It tells each server
 // in a line what became of the root, and hears in a line that the machine has been identified.
 type keeper struct {
 	identified chan struct{}
+	first      first // once it has been identified
 
 	mu    sync.Mutex
 	pid   int
@@ -105,18 +110,34 @@ func (k *keeper) fork() error {
 	return err
 }
 
+// stay tells the server that nothing will take the place of this program.
+func (k *keeper) stay() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.tell != nil {
+		_, _ = k.tell.WriteString("stays\n")
+	}
+}
+
 func (k *keeper) hear(from *os.File) {
 	defer from.Close()
-	for lines := bufio.NewScanner(from); lines.Scan(); {
-		if lines.Text() == "identified" {
-			k.known.Do(func() {
-				k.mu.Lock()
-				k.named = true
-				k.mu.Unlock()
-				close(k.identified)
-			})
+	lines := bufio.NewScanner(from)
+	lines.Buffer(nil, longestLine)
+	for lines.Scan() {
+		if word, rest, _ := strings.Cut(lines.Text(), " "); word == "identified" {
+			k.known.Do(func() { k.identify(rest) })
 		}
 	}
+}
+
+func (k *keeper) identify(text string) {
+	k.mu.Lock()
+	k.named = true
+	if err := json.Unmarshal([]byte(text), &k.first); err != nil {
+		serve.Note("what process 1 is to become cannot be read: ", err.Error())
+	}
+	k.mu.Unlock()
+	close(k.identified)
 }
 
 // reap collects everything that ends, and starts a server again that ended, more slowly each time it did not live long.

@@ -47,37 +47,71 @@ var (
 	withoutInit = []mount{{"cgroup2", "sys/fs/cgroup", "cgroup2", "nsdelegate", closed}}
 )
 
+// mountAll mounts in a root of our own making, where no link leads astray.
 func mountAll(root string, list []mount) error {
 	var problems []error
 	for _, one := range list {
 		path := filepath.Join(root, one.path)
 		_ = os.MkdirAll(path, 0o755)
-		err := syscall.Mount(one.source, path, one.kind, one.flags, one.data)
-		if err != nil && err != syscall.EBUSY {
-			problems = append(problems, &os.PathError{Op: "mount", Path: path, Err: err})
-		}
+		problems = append(problems, one.on(path, path))
 	}
 	return errors.Join(problems...)
 }
 
-// furnish gives a root everything but its files.
-func furnish(root string) error {
-	list := usual
-	if root == "/" {
-		list = usual[len(bare):]
-	}
-	if err := mountAll(root, list); err != nil {
-		return err
-	}
-	for name, target := range map[string]string{"fd": "", "stdin": "/0", "stdout": "/1", "stderr": "/2"} {
-		_ = os.Symlink("/proc/self/fd"+target, filepath.Join(root, "dev", name))
-	}
-	if findInit(root) == "" {
-		if err := mountAll(root, withoutInit); err != nil {
-			serve.Note("no control groups: ", err.Error())
+// mountInside mounts in the root of an image, which may lack the folders, or have anything else in their place.
+func mountInside(root string, list []mount) error {
+	var problems []error
+	for _, one := range list {
+		way, done, err := folder(root, one.path, 0o755)
+		if err != nil {
+			problems = append(problems, err)
+			continue
 		}
+		problems = append(problems, one.on(way, filepath.Join(root, one.path)))
+		done()
+	}
+	return errors.Join(problems...)
+}
+
+func (m mount) on(way, name string) error {
+	if err := syscall.Mount(m.source, way, m.kind, m.flags, m.data); err != nil && err != syscall.EBUSY {
+		return &os.PathError{Op: "mount", Path: name, Err: err}
 	}
 	return nil
+}
+
+// furnish gives the root of an image everything but its files.
+func furnish(root string) error {
+	if err := mountInside(root, usual); err != nil {
+		return err
+	}
+	dev, done, err := folder(root, "dev", 0o755)
+	if err != nil {
+		return err
+	}
+	defer done()
+	link(dev)
+	_, tmp, err := folder(root, "tmp", 0o777|syscall.S_ISVTX)
+	if err == nil {
+		tmp()
+	}
+	return err
+}
+
+// furnishOwn is the same for the initramfs, where it is the root itself.
+func furnishOwn() error {
+	if err := mountAll("/", usual[len(bare):]); err != nil {
+		return err
+	}
+	link("/dev")
+	return nil
+}
+
+// link makes the names that shells and others know open files by.
+func link(dev string) {
+	for name, target := range map[string]string{"fd": "", "stdin": "/0", "stdout": "/1", "stderr": "/2"} {
+		_ = os.Symlink("/proc/self/fd"+target, filepath.Join(dev, name))
+	}
 }
 
 // mountRoot mounts what process 1 of the image is to find as its root.

@@ -2,9 +2,11 @@ package boot
 
 import (
 	"bufio"
+	"encoding/json"
 	"os"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 
 	"banger/agent/identity"
@@ -34,7 +36,7 @@ func Server(version string, arguments []string) error {
 	machine.Identify = inside.identify
 	machine.HostKeys = identity.HostKeys
 	machine.PowerOff = func() { power.Off(inside.layer, asked.reset) }
-	machine.HasInit = func() bool { return findInit("") != "" }
+	machine.HasInit = inside.handsOver.Load
 	go inside.listen(machine)
 	from, err := open(asked, arguments[2] == firstLife)
 	if err != nil {
@@ -61,8 +63,9 @@ func open(asked options, first bool) (port.Port, error) {
 
 // inside is what the server keeps of the root that it has entered. layer is written before the machine is ready.
 type inside struct {
-	layer int
-	tell  *os.File
+	layer     int
+	tell      *os.File
+	handsOver atomic.Bool // whether process 1 is about to become another program
 }
 
 func (i *inside) listen(machine *serve.Machine) {
@@ -74,6 +77,8 @@ func (i *inside) listen(machine *serve.Machine) {
 			machine.Ready(i.enter(path, layer))
 		case "error":
 			machine.Ready(rest)
+		case "stays":
+			i.handsOver.Store(false)
 		}
 	}
 }
@@ -97,13 +102,38 @@ func (i *inside) enter(path, layer string) (problem string) {
 }
 
 func (i *inside) identify(text []byte) ([]string, error) {
-	var request identity.Request
+	request := struct {
+		identity.Request
+		Init first `json:"init"`
+	}{}
 	if err := serve.Parse(text, &request); err != nil {
 		return nil, err
 	}
-	keys, err := identity.Apply(&request)
+	keys, err := identity.Apply(&request.Request)
 	if err == nil {
-		_, _ = i.tell.WriteString("identified\n") // fails once process 1 is another program, which is as well
+		err = i.settle(request.Init)
 	}
 	return keys, err
+}
+
+// settle prepares what the image's configuration asks for, and tells process 1 what to become.
+func (i *inside) settle(asked first) error {
+	if asked.Cwd != "" {
+		if err := os.MkdirAll(asked.Cwd, 0o755); err != nil {
+			serve.Note("the image's working directory is missing: ", err.Error())
+		}
+	}
+	become := asked.decide()
+	if len(become.Argv) == 0 {
+		if err := mountAll("/", withoutInit); err != nil {
+			serve.Note("no control groups: ", err.Error())
+		}
+	} else {
+		i.handsOver.Store(true)
+	}
+	line, err := json.Marshal(become)
+	if err == nil {
+		_, _ = i.tell.Write(append(append([]byte("identified "), line...), '\n')) // fails once process 1 is another program, which is as well
+	}
+	return err
 }

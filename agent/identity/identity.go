@@ -9,9 +9,11 @@ import (
 	"bytes"
 	"encoding/base64"
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 )
 
 // Request is the `identity` request of the wire.
@@ -69,10 +71,10 @@ func isMachineID(text string) bool {
 	return len(text) == 32 && strings.Trim(text, "0123456789abcdef") == ""
 }
 
-// replace puts the content at path in one step, unless it is there already. A link at path is replaced itself.
-func replace(path string, content []byte, mode os.FileMode) error {
+// replace puts what is wanted at path in one step, unless it is there already. A link at path is replaced itself.
+func replace(path string, wanted []byte, mode os.FileMode) error {
 	if there, err := os.Lstat(path); err == nil && there.Mode() == mode {
-		if old, err := os.ReadFile(path); err == nil && bytes.Equal(old, content) {
+		if bytes.Equal(content(path), wanted) {
 			return nil
 		}
 	}
@@ -84,12 +86,38 @@ func replace(path string, content []byte, mode os.FileMode) error {
 		return err
 	}
 	defer os.Remove(fresh.Name())
-	_, err = fresh.Write(content)
+	_, err = fresh.Write(wanted)
 	err = errors.Join(err, fresh.Chmod(mode), fresh.Close())
 	if err != nil {
 		return err
 	}
+	if found, err := os.Lstat(path); err == nil && found.IsDir() {
+		if err := os.Remove(path); err != nil { // an empty one, as images have that were made where something was mounted there
+			return err
+		}
+	}
 	return os.Rename(fresh.Name(), path)
+}
+
+// longest file of an image's that is read, in bytes.
+const longest = 1 << 20
+
+// content of a file that anybody may have put there; nil if it is none, or too long to be meant.
+func content(path string) []byte {
+	file, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_CLOEXEC, 0)
+	if err != nil {
+		return nil
+	}
+	defer file.Close()
+	found, err := file.Stat()
+	if err != nil || !found.Mode().IsRegular() || found.Size() > longest {
+		return nil
+	}
+	text, err := io.ReadAll(io.LimitReader(file, longest))
+	if err != nil {
+		return nil
+	}
+	return text
 }
 
 // own marks the lines that are ours in a file that also holds others'.
@@ -97,8 +125,8 @@ const own = "# banger"
 
 // rewrite replaces our lines of a file and keeps the others.
 func rewrite(path, missing string, mode os.FileMode, lines ...string) error {
-	text, err := os.ReadFile(path)
-	if err != nil {
+	text := content(path)
+	if text == nil {
 		text = []byte(missing)
 	}
 	var kept []string

@@ -1,10 +1,16 @@
 package serve
 
 import (
+	"errors"
+	"io"
 	"os"
 	"strconv"
 	"strings"
+	"syscall"
 )
+
+// longestFile is how much is read of a file of an image's, in bytes: it may be a link to something without an end.
+const longestFile = 4 << 20
 
 // account is whom a command runs as. It is read from the image's files: a static binary has no name service, and an image
 // may have none either.
@@ -14,7 +20,8 @@ type account struct {
 	groups            []uint32
 }
 
-// findAccount takes a name, a uid, or uid:gid; empty is root.
+// findAccount takes a name or a uid, either with `:group` or `:gid`; empty is root. As container images expect it, a uid that
+// is nobody's is in group 0, and whoever names a group is in that one only.
 func findAccount(asked string) (account, error) {
 	if asked == "" {
 		asked = "0"
@@ -24,7 +31,7 @@ func findAccount(asked string) (account, error) {
 	if err != nil {
 		return found, err
 	}
-	if !pair {
+	if !pair || group == "" {
 		found.groups = groupsOf(found.name)
 		return found, nil
 	}
@@ -53,7 +60,7 @@ func findUser(asked string) (account, error) {
 	if uid == 0 {
 		return account{name: "root", home: "/root", shell: "/bin/sh"}, nil
 	}
-	return account{name: asked, home: "/", shell: "/bin/sh", uid: uid, gid: uid}, nil
+	return account{name: asked, home: "/", shell: "/bin/sh", uid: uid}, nil
 }
 
 func findGroup(asked string) (uint32, error) {
@@ -83,13 +90,30 @@ func groupsOf(name string) (groups []uint32) {
 
 // records are the sound lines of a colon-separated file.
 func records(path string, width int) (found [][]string) {
-	text, _ := os.ReadFile(path)
-	for line := range strings.SplitSeq(string(text), "\n") {
+	for line := range strings.SplitSeq(string(readImage(path)), "\n") {
 		if field := strings.Split(line, ":"); len(field) == width {
 			found = append(found, field)
 		}
 	}
 	return found
+}
+
+// readImage reads a file that anybody may have put there: nothing of one that is no file, or is too long.
+func readImage(path string) []byte {
+	file, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_CLOEXEC, 0)
+	if err != nil {
+		return nil
+	}
+	defer file.Close()
+	found, err := file.Stat()
+	if err == nil && !found.Mode().IsRegular() {
+		err = errors.New("no file")
+	}
+	if err != nil {
+		return nil
+	}
+	text, _ := io.ReadAll(io.LimitReader(file, longestFile))
+	return text
 }
 
 // id refuses 2³²−1, which system calls take for "leave it".

@@ -131,13 +131,12 @@ func resolve(request *execRequest) (*command, error) {
 	if made.cwd, err = folder(request.Cwd, who.home); err != nil {
 		return nil, err
 	}
-	name := who.shell
 	if len(request.Argv) > 0 {
-		name = request.Argv[0]
-	} else {
-		made.argv = []string{"-" + filepath.Base(who.shell)} // how a shell is told that it is a login's
+		made.path, err = lookup(request.Argv[0], value(made.env, "PATH"), made.cwd)
+		return made, err
 	}
-	made.path, err = lookup(name, value(made.env, "PATH"), made.cwd)
+	made.path, err = findShell(who.shell)
+	made.argv = []string{"-" + filepath.Base(made.path)} // how a shell is told that it is a login's
 	return made, err
 }
 
@@ -166,8 +165,7 @@ func environment(request *execRequest, who account) []string {
 
 // imageEnvironment is /etc/environment, the one place that logins of all kinds read.
 func imageEnvironment() (pairs [][2]string) {
-	text, _ := os.ReadFile("/etc/environment")
-	for line := range strings.SplitSeq(string(text), "\n") {
+	for line := range strings.SplitSeq(string(readImage("/etc/environment")), "\n") {
 		name, text, ok := strings.Cut(strings.TrimSpace(strings.TrimPrefix(line, "export ")), "=")
 		if ok && name != "" && name[0] != '#' && !strings.ContainsAny(name, " \t") {
 			pairs = append(pairs, [2]string{name, strings.Trim(text, `"'`)})
@@ -202,6 +200,9 @@ func folder(asked *string, home string) (string, error) {
 	return path, nil
 }
 
+// Lookup finds a program as lookup does.
+func Lookup(name, path, cwd string) (string, error) { return lookup(name, path, cwd) }
+
 // lookup finds the command as a shell does: a name with a slash is a path, any other is looked for on PATH.
 func lookup(name, path, cwd string) (string, error) {
 	places := []string{""}
@@ -226,7 +227,36 @@ func lookup(name, path, cwd string) (string, error) {
 	if closed != "" {
 		return "", refuse(notPermitted, "command "+strconv.Quote(closed)+" is not executable")
 	}
-	return "", refuse(noCommand, "command "+strconv.Quote(name)+" is not found")
+	text := "command " + strconv.Quote(name) + " is not found"
+	if slices.Contains(shells, filepath.Base(name)) {
+		if _, err := findShell(""); err != nil {
+			text += ": " + err.Error()
+		}
+	}
+	return "", refuse(noCommand, text)
+}
+
+var (
+	shells = []string{"sh", "bash", "ash", "dash"}
+	// shellPlaces are where images have one; the last is that of images for debugging that have hardly anything else.
+	shellPlaces = []string{"/bin/sh", "/bin/bash", "/bin/ash", "/usr/bin/sh", "/usr/bin/bash", "/busybox/sh"}
+	// closedDoors are the shells of accounts that nobody is to log in to. Whoever is here may do anything anyway.
+	closedDoors = []string{"nologin", "false"}
+)
+
+// findShell is the account's own shell, or what the image has instead.
+func findShell(own string) (string, error) {
+	if own != "" && !slices.Contains(closedDoors, filepath.Base(own)) {
+		if path, err := lookup(own, DefaultPath, "/"); err == nil {
+			return path, nil
+		}
+	}
+	for _, place := range shellPlaces {
+		if found, err := os.Stat(place); err == nil && found.Mode().IsRegular() && found.Mode()&0o111 != 0 {
+			return place, nil
+		}
+	}
+	return "", refuse(noCommand, "the image has no shell")
 }
 
 // startError says in the page's words why execve refused.
@@ -235,7 +265,9 @@ func startError(made *command, err error) error {
 	switch {
 	case errors.Is(err, syscall.ENOENT):
 		return refuse(noCommand, text+" (its interpreter or loader is missing)")
-	case errors.Is(err, syscall.EACCES), errors.Is(err, syscall.EPERM), errors.Is(err, syscall.ENOEXEC):
+	case errors.Is(err, syscall.ENOEXEC):
+		return refuse(notPermitted, text+" (it is for another kind of processor, or a script whose first line does not name its interpreter)")
+	case errors.Is(err, syscall.EACCES), errors.Is(err, syscall.EPERM):
 		return refuse(notPermitted, text)
 	case errors.Is(err, syscall.EINVAL):
 		return refuse(badRequest, text)

@@ -16,6 +16,8 @@ from datetime import UTC, datetime
 from banger.client import socket_path
 from banger.frontends.http.server import Service, serving
 from banger.model.build import build_id
+from banger.model.catalog import ImageConfig
+from banger.model.commands import Asked, request
 from banger.model.errors import Busy, Cancelled, GuestFailed, NoCommand, NotFound
 from banger.model.event import Event
 from banger.model.ids import OperationId, VmId
@@ -149,6 +151,9 @@ class Machines:
         raise NotFound(f"there is no machine {vm}", hint="banger vm list")
 
     async def create(self, spec: VmSpec, *, start: bool, wait: str) -> AsyncIterator[object]:
+        return self._created(spec)
+
+    async def _created(self, spec: VmSpec) -> AsyncIterator[object]:
         name = spec.name or "calm-otter"
         calls.append(f"create:{name}")
         yield Operation(id=OperationId("op-1"), name="vm.create", subject=name, stage="", detail="", started=NOW)
@@ -192,9 +197,13 @@ class Machines:
     async def prune(self) -> list[TargetResult]:
         return [TargetResult(target="vm1", ok=True)]
 
-    async def open(self, vm: str, request: dict[str, object]) -> Exec:
+    async def open(self, vm: str, wanted: dict[str, object]) -> Exec:
         self.show(vm)
-        return Exec(request if request["op"] == "exec" else {"argv": ["cat"]})
+        return Exec({"argv": ["cat"]})
+
+    async def execute(self, vm: str, asked: Asked) -> Exec:
+        self.show(vm)
+        return Exec(request(asked, ImageConfig(), ()))
 
 
 cancelled = asyncio.Event()

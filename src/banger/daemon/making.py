@@ -88,7 +88,7 @@ class Making:
     async def _reserve(self, asked: planning.Resolved, backends: planning.Backends) -> Machine:
         """Make image and kernel present, decide, and save the intent; nothing of the machine is on the host yet."""
         async with step("image", asked.image):
-            image = await self.images.need(asked.image)
+            image = planning.fitting(await self.images.need(asked.image), self.host.facts.architecture())
         async with step("kernel", image.kernel):
             kernel = await self.kernels.need(image.kernel)
         async with step("plan", "deciding"):

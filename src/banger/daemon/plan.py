@@ -12,6 +12,7 @@ import msgspec
 from banger.backends.disk import Disk
 from banger.backends.network import Network
 from banger.backends.vmm import Vmm
+from banger.model import inits
 from banger.model.catalog import ImageManifest, KernelManifest
 from banger.model.config import Settings
 from banger.model.errors import BadRequest, HostLacks
@@ -157,6 +158,8 @@ def decide(
         disk=machine.disk,
         nic=machine.nic,
         machine=machine,
+        config=image.config,
+        init=inits.first(image.init, image.config),
     )
 
 
@@ -165,6 +168,13 @@ def require_fit(plan: VmPlan, kernel: KernelManifest) -> None:
     reason = unfit(kernel.lacks, vmm=plan.machine.backend, disk=plan.disk.backend, network=plan.nic.backend)
     if reason:
         raise BadRequest(f"the kernel {kernel.name} does not fit this machine: {reason}", hint="choose other parts, or an image with another kernel")
+
+
+def fitting(image: ImageManifest, architecture: str) -> ImageManifest:
+    """The image, or HostLacks when its programs are for another kind of processor than `architecture` (uname's word)."""
+    if image.architecture not in ("", architecture):
+        raise HostLacks(f"image {image.name} is for {image.architecture}, and this host is {architecture}", hint="take one that is made for this host")
+    return image
 
 
 def with_nat(plan: VmPlan, nat: bool) -> VmPlan:
@@ -194,4 +204,5 @@ def identity(plan: VmPlan, *, time_ns: int, entropy: str) -> dict[str, object]:
         "time_ns": time_ns,
         "entropy": entropy,
         "network": network,
+        "init": {"argv": plan.init, "env": plan.config.env, "cwd": plan.config.workdir},
     }

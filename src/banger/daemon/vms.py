@@ -23,6 +23,7 @@ from banger.daemon.resources import Resources
 from banger.daemon.roster import Roster
 from banger.daemon.store import Store
 from banger.host import Host
+from banger.model.commands import Asked, request
 from banger.model.errors import BadRequest, BangerError, NoSpace, WrongState
 from banger.model.event import step
 from banger.model.operation import TargetResult, Text
@@ -77,10 +78,15 @@ class Vms:
             async for text in texts:
                 yield Text(text=text)
 
-    async def open(self, reference: str, request: Mapping[str, object]) -> Duplex:
+    async def open(self, reference: str, wanted: Mapping[str, object]) -> Duplex:
         """A stream to the guest's agent; WrongState when the machine does not run."""
         _, conversation = await self.talk(reference)
-        return await conversation.open(request)
+        return await conversation.open(wanted)
+
+    async def execute(self, reference: str, asked: Asked) -> Duplex:
+        """A command in the guest, run as the machine's image says where nothing else is asked for."""
+        machine, conversation = await self.talk(reference)
+        return await conversation.open(request(asked, machine.plan.config, machine.plan.init))
 
     async def talk(self, reference: str) -> tuple[Machine, Conversation]:
         """A machine and the conversation with its agent; WrongState when it does not run."""

@@ -97,7 +97,8 @@ class ImageManifest(Manifest, frozen=True, kw_only=True, forbid_unknown_fields=T
     """`images/NAME/manifest.json`: written last, so that a folder with one is a whole image. `digest` is `sha256:…` of `rootfs.ext4`; of a registry's
     image, which is as large as one likes, of what it was made of: manifest, name and size.
 
-    `init` is what `model/inits.py` makes of its files: a name, or empty for none. `architecture` is uname's word (`x86_64`), or empty: the host's.
+    `init` is what `model/inits.py` makes of its files: a name, empty for none, or `unknown`. `architecture` is uname's word (`x86_64`), or empty: that
+    of the host.
     `file` is set where the root file system is a file of the user's own (unmanaged): never written, never removed, and known again by its `stamp`,
     when it was last changed (ns) and its length. `reference` is where a registry's image came from, `resolved` the digest of its manifest, which the
     cache of blobs goes by. `filesystem` is what the guest's kernel has to know: ext4, erofs or squashfs.

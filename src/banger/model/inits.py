@@ -11,6 +11,8 @@ from pathlib import PurePosixPath
 
 from banger.model.catalog import ImageConfig
 
+#: The init of an image whose files nobody has looked through: the agent does, when it boots.
+UNKNOWN = "unknown"
 #: Where the program is that a kernel would start; with /sbin a link to /usr/sbin, or to /usr/bin.
 PLACES = ("sbin/init", "usr/sbin/init", "usr/bin/init")
 #: What gives each kind of init away, beside the program itself; in this order.
@@ -25,6 +27,7 @@ SIGNS = (
 BUSYBOX = ("bin/busybox", "usr/bin/busybox")
 #: Programs that an image names as its entrypoint, or its cmd, when it means to be booted by them: they insist on being process 1.
 PROGRAMS = frozenset({"init", "systemd", "openrc-init", "runit-init", "s6-linux-init"})
+SHELLS = frozenset({"sh", "bash", "ash", "dash", "zsh", "fish", "busybox"})
 FOLDERS = frozenset({".", "/", "/bin", "/sbin", "/usr/bin", "/usr/sbin", "/lib/systemd", "/usr/lib/systemd"})
 
 
@@ -52,3 +55,17 @@ def is_init(argv: tuple[str, ...]) -> bool:
 def command_of(config: ImageConfig) -> tuple[str, ...]:
     """What the image runs: its entrypoint, with its cmd after it."""
     return config.entrypoint + config.cmd
+
+
+def first(init: str, config: ImageConfig) -> tuple[str, ...] | None:
+    """What becomes process 1: a command; `()`: the agent stays it and runs what it is asked to; None: the image's own init, which the agent finds.
+
+    An entrypoint is what an image is for, and so is a cmd: with either the agent stays, unless it is an init itself. A cmd that is a shell says
+    nothing: images have one so that there is something to run.
+    """
+    command = command_of(config)
+    if is_init(command):
+        return command
+    if config.entrypoint or (config.cmd and PurePosixPath(config.cmd[0]).name not in SHELLS):
+        return ()
+    return None if init else ()

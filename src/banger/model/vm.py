@@ -7,6 +7,7 @@ from enum import StrEnum
 
 import msgspec
 
+from banger.model.catalog import ImageConfig
 from banger.model.ids import VmId
 from banger.model.parts import DiskPart, MachinePart, NicPart
 
@@ -28,7 +29,10 @@ class VmSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class VmPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What was decided: complete, saved before the host is touched. `version` is that of this record's format."""
+    """What was decided: complete, saved before the host is touched. `version` is that of this record's format.
+
+    `config` is the image's, as it was then; `init` is what becomes process 1 (`model/inits.py`, `first`).
+    """
 
     version: int = 1
     id: VmId
@@ -42,6 +46,8 @@ class VmPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     disk: DiskPart
     nic: NicPart
     machine: MachinePart
+    config: ImageConfig = ImageConfig()
+    init: tuple[str, ...] | None = None
 
 
 class VmState(StrEnum):

@@ -116,6 +116,7 @@ async def exec_(
     *,
     vm: str,
     argv: list[str],
+    entrypoint: bool = False,
     env: dict[str, str] | None = None,
     cwd: str | None = None,
     user: str | None = None,
@@ -124,10 +125,15 @@ async def exec_(
     term: str = "",
     stdin: bool = True,
 ) -> Duplex:
-    """Run a command in a machine; with `rows` and `cols` on a terminal. An empty `argv` is the user's login shell."""
+    """Run a command in a machine; with `rows` and `cols` on a terminal. An empty `argv` is the user's login shell.
+
+    With `entrypoint` the image's entrypoint comes before `argv`; without `argv` then the image's own cmd follows it.
+    """
+    from banger.model.commands import Asked
+
     tty = {"rows": rows, "cols": cols, "term": term or "xterm"} if rows or cols else None
-    request = {"op": "exec", "argv": argv, "env": env or {}, "cwd": cwd, "user": user, "tty": tty, "stdin": stdin}
-    return await daemon.vms.open(vm, request)
+    asked = Asked(argv=argv, entrypoint=entrypoint, env=env or {}, cwd=cwd, user=user, tty=tty, stdin=stdin)
+    return await daemon.vms.execute(vm, asked)
 
 
 @op("POST /vms/{vm}/dial")

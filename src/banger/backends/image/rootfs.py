@@ -16,6 +16,7 @@ from banger.model.catalog import ImageEntry, ImageManifest, ImagePart
 from banger.model.errors import BadRequest, Corrupt, HostLacks
 from banger.model.event import report, step
 from banger.model.finding import Finding
+from banger.model.inits import UNKNOWN
 from banger.model.volume import HEAD, Kind, Volume, recognise
 
 
@@ -67,7 +68,7 @@ class RootfsImage:
             size_bytes=volume.size_bytes,
             used_bytes=self.host.files.used_bytes(target if managed else file),
             packages=0,
-            init="",
+            init=UNKNOWN,
             built=self.host.clock.now(),
             filesystem=volume.kind.value,
             file="" if managed else str(file),

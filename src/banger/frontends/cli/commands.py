@@ -61,6 +61,7 @@ OWNER = Own("owner", "", "the user whose daemon the helper serves (default: who 
 ROOT = Own("root", "", "one more folder of the user's with images or machines, if the settings name one (may repeat)", "FOLDER")
 DRY = Own("dry-run", "n", "say what would be done, and do nothing")
 KEEP = Own("keep", "", "an image or kernel that is to stay (may repeat)", "NAME")
+SHELL = Own("shell", "s", "a shell, whatever the image runs by itself")
 DETACH = Own("detach", "d", "leave the machine running and return")
 
 GROUPS: dict[str, tuple[str, tuple[Command, ...]]] = {
@@ -71,14 +72,16 @@ GROUPS: dict[str, tuple[str, tuple[Command, ...]]] = {
                 "vm run",
                 "vm.create",
                 "run:run",
-                about="Create a machine, boot it, and run a command or a shell in it.",
+                about="Create a machine, boot it, and run a command, what its image runs by itself, or a shell in it.",
                 hide=("start",),
-                own=(DETACH,),
+                own=(DETACH, SHELL),
                 rest="CMD",
                 examples=(
                     ("banger vm run", "a shell in a new machine, which is kept"),
                     ("banger vm run --rm -- uname -a", "one command; the machine is deleted, the exit status is the command's"),
-                    ("banger vm run -d --name web --memory 2G", "boot a machine and come back"),
+                    ("banger vm run --image IMAGE", "what the image runs by itself (its entrypoint and cmd), else a shell"),
+                    ("banger vm run --image IMAGE --shell", "a shell instead"),
+                    ("banger vm run -d --name web --memory 2G", "boot a machine and come back; nothing is run in it"),
                     ("tar c . | banger vm run --rm -- tar xv", "stdin and stdout are passed through, byte for byte"),
                 ),
             ),
@@ -131,7 +134,7 @@ GROUPS: dict[str, tuple[str, tuple[Command, ...]]] = {
                 "vm.exec",
                 "session:shell",
                 about="Open a login shell in a running machine.",
-                hide=("argv", "rows", "cols", "term", "stdin"),
+                hide=("argv", "entrypoint", "rows", "cols", "term", "stdin"),
                 examples=(("banger vm shell web", ""),),
             ),
             Command(

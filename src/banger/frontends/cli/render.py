@@ -137,14 +137,16 @@ def fields(row: Row) -> str:
 
 
 def _field(key: str, value: object) -> str:
-    if value is None or value == "":
+    if value is None or value in ("", {}, []):
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int) and key.endswith("_bytes"):
         return f"{value} ({show_size(value)})"
     if isinstance(value, dict):
-        return ", ".join(f"{name}: {_field(name, one)}" for name, one in value.items())
+        return ", ".join(f"{name}: {told}" for name, one in value.items() if (told := _field(name, one)) != "-") or "-"
+    if isinstance(value, list):
+        return " ".join(_field(key, one) for one in value)
     return clean(str(value))
 
 

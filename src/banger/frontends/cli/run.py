@@ -66,7 +66,9 @@ def _refuse(given: Given, *, detach: bool, bound: bool) -> None:
     if detach and bound:
         raise BadRequest("--detach and --rm exclude each other: the machine would be deleted at once", hint="leave out one of them")
     if given.separated and not given.rest:
-        raise BadRequest("there is no command after --", hint="leave out the -- for a shell")
+        raise BadRequest("there is no command after --", hint="leave out the -- for what the image runs by itself")
+    if "shell" in given.own and (given.rest or detach):
+        raise BadRequest(f"--shell and {'--detach' if detach else 'a command'} exclude each other", hint="leave out one of them")
 
 
 def _created(client: Client, lines: Lines, given: Given, patience: Patience) -> dict[str, object]:
@@ -78,7 +80,8 @@ def _created(client: Client, lines: Lines, given: Given, patience: Patience) -> 
 
 def _use(client: Client, machine: dict[str, object], given: Given) -> int:
     terminal = sys.stdin.isatty() and sys.stdout.isatty()
-    return attach(client, "vm.exec", {"vm": machine["id"], "argv": given.rest}, terminal=terminal)
+    wanted = {"vm": machine["id"], "argv": given.rest, "entrypoint": not given.rest and "shell" not in given.own}
+    return attach(client, "vm.exec", wanted, terminal=terminal, name=str(machine.get("name")))
 
 
 def _leave(client: Client, lines: Lines, machine: dict[str, object], given: Given, *, bound: bool) -> None:

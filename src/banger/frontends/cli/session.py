@@ -8,15 +8,19 @@ import sys
 from banger.client import Client
 from banger.frontends.cli.parse import Given
 from banger.frontends.cli.pump import Pump
-from banger.model.errors import BadRequest
+from banger.model.errors import BadRequest, NoCommand
 
 ENDED_BY_SIGNAL = 128
 DOMAIN = ".vm"
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from banger.frontends.cli.terminal import raw_terminal
+
 
 def execute(given: Given) -> int:
     """Run a command; without -t: on pipes."""
-    if not given.rest:
+    if not given.rest and "entrypoint" not in given.parameters:
         raise BadRequest("vm exec needs a command", hint="banger vm exec NAME -- CMD; a shell: banger vm shell NAME")
     terminal = "tty" in given.own
     if terminal and not sys.stdin.isatty():
@@ -41,8 +45,8 @@ def sshd(given: Given) -> int:
     return attach(Client(), "vm.sshd", given.parameters | {"vm": name}, terminal=False, dial=True)
 
 
-def attach(client: Client, op: str, parameters: dict[str, object], *, terminal: bool, stdin: bool = True, dial: bool = False) -> int:
-    """Open the stream and carry bytes until it ends; returns the exit status of what ran in the guest."""
+def attach(client: Client, op: str, parameters: dict[str, object], *, terminal: bool, stdin: bool = True, dial: bool = False, name: str = "") -> int:
+    """Open the stream and carry bytes until it ends; returns the exit status of what ran in the guest. `name` is the machine's, if `vm` is not."""
     stdin = stdin and _open(0)
     extra: dict[str, object] = {} if dial else {"stdin": stdin}
     if terminal:
@@ -52,15 +56,25 @@ def attach(client: Client, op: str, parameters: dict[str, object], *, terminal: 
     pump = Pump(conversation, stdin=stdin, dial=dial)
     try:
         if not terminal:
-            return pump.run()
+            return _carry(pump, name or str(parameters.get("vm")))
         from banger.frontends.cli.terminal import raw_terminal
 
         with raw_terminal() as terminal_state:
-            status = pump.run(terminal_state)
+            status = _carry(pump, name or str(parameters.get("vm")), terminal_state)
             terminal_state.abrupt = status >= ENDED_BY_SIGNAL
             return status
     finally:
         conversation.close()
+
+
+def _carry(pump: Pump, name: str, terminal: raw_terminal | None = None) -> int:
+    """Run the pump; what can be done with an image that has no shell is the hint of the error that says so."""
+    try:
+        return pump.run(terminal)
+    except NoCommand as error:
+        if error.message.endswith("has no shell"):
+            error.hint = f"a program of the image's own: banger vm exec {name} -- PROGRAM; what it runs by itself: banger vm exec --entrypoint {name}"
+        raise
 
 
 def _open(descriptor: int) -> bool:
