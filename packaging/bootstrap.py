@@ -33,6 +33,7 @@ ORDINARY_USER = {"uidmap": "newuidmap"}
 DEVELOPMENT = {
     "cpio": "cpio",
     "curl": "curl",
+    "dbus-daemon": "dbus-daemon",
     "git": "git",
     "make": "make",
     "iproute2": "ip",

@@ -122,7 +122,7 @@ def real_host(environment: Mapping[str, str]) -> Host:
         proc=proc,
         qmp=RealQmp(RealDialer()),
         registry=real_registry(environment, home, proc, paths, settings),
-        resolver=real_resolver(RealResolver(proc, files), line),
+        resolver=real_resolver(RealResolver(files), line),
         rootfs=RealRootFs(proc),
         web=RealWeb(),
     )

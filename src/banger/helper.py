@@ -23,7 +23,7 @@ from banger.host.links import Links
 from banger.host.nft import Nft
 from banger.host.owned import OwnedDm, OwnedLinks, OwnedNft, OwnedResolver
 from banger.host.privilege import Held, Means, Privilege, Standing, give_up_the_rest
-from banger.host.proc import SYSTEM_PATH, RealProc
+from banger.host.proc import SYSTEM_PATH
 from banger.host.resolver import Resolver
 from banger.host.served import Servant, Served, served
 from banger.model.build import build_id
@@ -68,7 +68,7 @@ def interfaces(owner: Owner) -> dict[str, Served]:
         "links": served(Links, links, SERVED["links"]),
         "nft": served(Nft, OwnedNft(links), SERVED["nft"]),
         "dm": served(Dm, OwnedDm(owner), SERVED["dm"]),
-        "resolver": served(Resolver, OwnedResolver(RealProc(""), RealFiles(), links), SERVED["resolver"]),
+        "resolver": served(Resolver, OwnedResolver(RealFiles(), links), SERVED["resolver"]),
     }
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from banger.backends.network.none import NoNetwork
 from banger.daemon import naming
-from banger.host.resolver import commands
+from banger.host.resolver import calls
 from banger.model.errors import BangerError
 from banger.model.finding import Finding, Level
 from banger.model.ids import VmId
@@ -126,7 +126,7 @@ async def test_the_resolver_is_told_once_and_untold_at_the_end(place: Place) -> 
 
 
 async def test_a_resolver_that_refuses_harms_no_machine_and_is_a_warning_with_its_words(place: Place) -> None:
-    place.fake.resolver.missing, place.fake.resolver.refusal = "", "resolvectl failed with status 1: Interactive authentication required"
+    place.fake.resolver.missing, place.fake.resolver.refusal = "", "SetLinkDNSEx: Interactive authentication required."
     daemon = await place.daemon()
     await result(await daemon.vms.create(VmSpec(name="otter"), start=True, wait="agent"))
     assert resolve(place, "otter.vm") == [ADDRESS]
@@ -202,10 +202,10 @@ def test_what_a_daemon_has_left_or_another_has_written_means_nothing(tmp_path: P
 
 
 def test_commands_say_first_that_nothing_else_is_to_come_here() -> None:
-    assert commands(Routing(link="br-banger", port=42069, domains=("vm", "30.172.in-addr.arpa"))) == [
-        ["resolvectl", "default-route", "br-banger", "no"],
-        ["resolvectl", "dnssec", "br-banger", "no"],
-        ["resolvectl", "dnsovertls", "br-banger", "no"],
-        ["resolvectl", "domain", "br-banger", "~vm", "~30.172.in-addr.arpa"],
-        ["resolvectl", "dns", "br-banger", "127.0.0.1:42069"],
+    assert calls(Routing(link="br-banger", port=42069, domains=("vm", "30.172.in-addr.arpa")), 7) == [
+        ("SetLinkDefaultRoute", "ib", [7, False]),
+        ("SetLinkDNSSEC", "is", [7, "no"]),
+        ("SetLinkDNSOverTLS", "is", [7, "no"]),
+        ("SetLinkDomains", "ia(sb)", [7, [["vm", True], ["30.172.in-addr.arpa", True]]]),
+        ("SetLinkDNSEx", "ia(iayqs)", [7, [[2, b"\x7f\0\0\1", 42069, ""]]]),
     ]

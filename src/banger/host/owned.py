@@ -19,7 +19,6 @@ from banger.host.links import Link, Links, RealLinks
 from banger.host.loop import SYSFS
 from banger.host.nft import Guest, RealNft
 from banger.host.pinned import pinned
-from banger.host.proc import Proc
 from banger.host.resolver import RealResolver
 from banger.model.errors import BadRequest, HostLacks, NotFound
 from banger.model.names import Routing
@@ -124,8 +123,8 @@ class OwnedNft(RealNft):
 class OwnedResolver(RealResolver):
     """Names of machines behind the one owner's bridges."""
 
-    def __init__(self, proc: Proc, files: Files, links: OwnedLinks) -> None:
-        super().__init__(proc, files)
+    def __init__(self, files: Files, links: OwnedLinks) -> None:
+        super().__init__(files)
         self.links = links
 
     async def route(self, routing: Routing) -> None:

@@ -1,4 +1,4 @@
-"""The host's resolver, as far as it can be told who answers for which names: systemd-resolved, by its command `resolvectl`.
+"""The host's resolver, as far as it can be told who answers for which names: systemd-resolved, on the system's message bus.
 
 What is set belongs to an interface and goes with it, or with `revert`; /etc/resolv.conf and the resolver's own files are never written. Only root, or
 whom polkit allows, may do this.
@@ -7,16 +7,18 @@ whom polkit allows, may do this.
 from __future__ import annotations
 
 import re
+import socket
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+from banger.host import bus
+from banger.host.bus import Value
 from banger.host.files import Files
-from banger.host.proc import Proc
-from banger.model.errors import BadRequest, HostLacks
-from banger.model.names import LINK, Routing, checked_routing, server
+from banger.model.errors import BadRequest, HostLacks, NotFound
+from banger.model.names import LINK, LOOPBACK, Routing, checked_routing
 
-COMMAND = "resolvectl"
-TIMEOUT = 5.0
+SERVICE, OBJECT, MANAGER = "org.freedesktop.resolve1", "/org/freedesktop/resolve1", "org.freedesktop.resolve1.Manager"
 #: It is there while systemd-resolved runs (systemd-resolved.service(8)).
 RUNTIME = Path("/run/systemd/resolve")
 CONFIGURATION = Path("/etc/resolv.conf")
@@ -29,7 +31,7 @@ class Resolver(Protocol):
     """What banger asks of the host's resolver."""
 
     def lacks(self) -> str:
-        """Why nothing can be asked of it here, in one line; empty when systemd-resolved runs and its command is there."""
+        """Why nothing can be asked of it here, in one line; empty when systemd-resolved runs and the system bus is there."""
 
     def asked(self) -> bool:
         """Whether programs on this host ask systemd-resolved (by /etc/resolv.conf or nsswitch.conf)."""
@@ -44,29 +46,32 @@ class Resolver(Protocol):
         """Take back all that was set for an interface; an interface that is gone is success."""
 
 
-def commands(routing: Routing) -> list[list[str]]:
-    """What is run, in this order: at no moment do other names come to us. DNSSEC and TLS would fail for a private zone on a plain port."""
-    link = routing.link
+def calls(routing: Routing, index: int) -> list[tuple[str, str, list[Value]]]:
+    """What is asked, in this order: at no moment do other names come to us. DNSSEC and TLS would fail for a private zone on a plain port.
+
+    Method, signature and arguments as in org.freedesktop.resolve1(5); `index` is the interface's number.
+    """
+    domains: list[Value] = [[domain, True] for domain in routing.domains]
     return [
-        [COMMAND, "default-route", link, "no"],
-        [COMMAND, "dnssec", link, "no"],
-        [COMMAND, "dnsovertls", link, "no"],
-        [COMMAND, "domain", link, *(f"~{domain}" for domain in routing.domains)],
-        [COMMAND, "dns", link, server(routing.port)],
+        ("SetLinkDefaultRoute", "ib", [index, False]),
+        ("SetLinkDNSSEC", "is", [index, "no"]),
+        ("SetLinkDNSOverTLS", "is", [index, "no"]),
+        ("SetLinkDomains", "ia(sb)", [index, domains]),
+        ("SetLinkDNSEx", "ia(iayqs)", [index, [[socket.AF_INET, socket.inet_aton(LOOPBACK), routing.port, ""]]]),
     ]
 
 
 class RealResolver:
     """systemd-resolved on this host."""
 
-    def __init__(self, proc: Proc, files: Files) -> None:
-        self.proc, self.files = proc, files
+    def __init__(self, files: Files, bus: Path = bus.SOCKET) -> None:
+        self.files, self.bus = files, bus
 
     def lacks(self) -> str:
         """See Resolver."""
         if not RUNTIME.is_dir():
             return "systemd-resolved does not run"
-        return "" if self.proc.which(COMMAND) else f"systemd-resolved runs, but its command {COMMAND} is missing"
+        return "" if self.bus.exists() else f"systemd-resolved runs, but there is no system bus at {self.bus}"
 
     def asked(self) -> bool:
         """See Resolver."""
@@ -84,8 +89,7 @@ class RealResolver:
         if lack := self.lacks():
             raise HostLacks(lack, hint="the guide's page on names has recipes for other resolvers")
         try:
-            for command in commands(routing):
-                await self.proc.run(command, timeout=TIMEOUT)
+            await self._ask(calls(routing, _number(routing.link)))
         except BaseException:
             await self.revert(routing.link)
             raise
@@ -95,4 +99,16 @@ class RealResolver:
         if not LINK.match(link):
             raise BadRequest(f"{link!r} is not the name of an interface")
         if not self.lacks() and Path("/sys/class/net", link).exists():
-            await self.proc.run([COMMAND, "revert", link], timeout=TIMEOUT)
+            await self._ask([("RevertLink", "i", [_number(link)])])
+
+    async def _ask(self, calls: Sequence[tuple[str, str, Sequence[Value]]]) -> None:
+        async with bus.connected(self.bus) as connection:
+            for member, signature, values in calls:
+                await connection.call(SERVICE, OBJECT, MANAGER, member, signature, values)
+
+
+def _number(link: str) -> int:
+    try:
+        return socket.if_nametoindex(link)
+    except OSError as error:
+        raise NotFound(f"there is no interface {link}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -53,8 +54,15 @@ def addresses(name: str) -> set[str]:
         return set()
 
 
+def started_by(world: World) -> list[str]:
+    """Every process that the daemon has started, as it is logged."""
+    return [line for line in world.log().splitlines() if re.search(r"banger\.host\.proc: (run|spawn in .*?): ", line)]
+
+
 def test_a_name_is_known_to_every_program_while_its_machine_runs_and_nothing_stays_on_the_link(bridged: World) -> None:
     bridged.ok("vm", "create", "--name", "otter")
+    started = started_by(bridged)
+    assert len(started) == 1, "\n".join(started)  # the bridge and its routing were made with this machine, and are no processes
     address = str(bridged.row("otter")["address"]).partition("/")[0]
     status = run("resolvectl", "status", "br-banger")
     assert f"127.0.0.1:{PORT}" in status, f"{status}\n{bridged.log()[-3000:]}"
