@@ -18,7 +18,7 @@ const (
 	// HostKeyFile is the one host key that an ssh server of ours shows.
 	HostKeyFile  = "/etc/ssh/ssh_host_ed25519_key"
 	welcomedKeys = "/run/banger/authorized_keys"
-	testLimit    = 5 * time.Second
+	testLimit    = 15 * time.Second
 	// longestComplaint is in bytes.
 	longestComplaint = 1024
 )

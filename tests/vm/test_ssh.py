@@ -1,4 +1,4 @@
-"""ssh, scp, rsync and sftp of this system into real machines, by the agent's channel: no network, no open port, no key put anywhere."""
+"""ssh, scp, rsync and sftp of this system into real machines, by the agent's channel: with and without a network, no open port, no key put anywhere."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from tests.namespace import missing, private_network
 from tests.vm.test_ordinary_user import User
 from tests.world import GOLDEN, KERNEL, SHELF, SLIM, World, until
 
@@ -55,17 +57,20 @@ class Reached:
         return (self.world.state / "ssh" / "known_hosts").read_text()
 
 
-@pytest.fixture(scope="module")
-def web(shelf: None) -> Iterator[Reached]:
-    """Shared by the tests that leave it as it is; without a network."""
-    root = Path(tempfile.mkdtemp(prefix="banger-test-", dir="/tmp"))
-    made = Reached(root, network="none")
-    try:
+@pytest.fixture(scope="module", params=["none"] if os.environ.get("BANGER_LAB") else ["none", "bridge"])
+def web(request: pytest.FixtureRequest, shelf: None) -> Iterator[Reached]:
+    """Shared by the tests that leave it as it is; without a network, and on the bridge of a namespace of its own."""
+    with ExitStack() as stack:
+        if request.param == "bridge":
+            if lacking := missing():
+                pytest.skip(lacking)
+            stack.enter_context(private_network())
+        root = Path(tempfile.mkdtemp(prefix="banger-test-", dir="/tmp"))
+        stack.callback(shutil.rmtree, root)
+        made = Reached(root, network=request.param)
+        stack.callback(made.world.close)
         made.create()
         yield made
-    finally:
-        made.world.close()
-        shutil.rmtree(root)
 
 
 @pytest.mark.conformance
@@ -77,7 +82,14 @@ def test_status_and_bytes_pass_both_ways(web: Reached) -> None:
 
 def test_it_is_root_in_a_login_of_its_own_and_nothing_of_the_guests_was_changed(web: Reached) -> None:
     done = web.ssh("--", "id -un; pwd; ls -A .ssh 2>/dev/null; ls /sys/class/net")
-    assert done.stdout.decode().split() == ["root", "/root", "lo"]
+    cards = [] if web.world.row("web")["network"] == "none" else ["eth0"]
+    assert done.stdout.decode().split() == ["root", "/root", *cards, "lo"]
+
+
+def test_the_machines_keys_are_shown_as_ssh_keygen_prints_them(web: Reached) -> None:
+    script = "for key in /etc/ssh/ssh_host_*_key.pub; do ssh-keygen -l -f $key; done"
+    printed = [line.split()[1] for line in web.world.ok("vm", "exec", "web", "--", "sh", "-c", script).splitlines()]
+    assert web.world.row("web")["ssh_fingerprints"] == printed != []
 
 
 def test_a_terminal_is_one(web: Reached) -> None:
