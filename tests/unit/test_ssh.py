@@ -127,9 +127,11 @@ async def test_keys_change_at_a_boot_and_at_no_other_time(place: Place) -> None:
     guest.host_keys = [TWO]
     login = await daemon.ssh.login("otter", "root")
     assert (login.host, login.fingerprints) == ("otter.vm", (fingerprint(ONE),))
+    assert daemon.vms.show("otter").ssh_fingerprints == (fingerprint(ONE),)
     assert known(place) == f"otter.vm {ONE}\n"
     await restart(daemon)
     assert known(place) == f"otter.vm {TWO}\n"
+    assert daemon.vms.show("otter").ssh_fingerprints == (fingerprint(TWO),)
 
 
 async def test_pins_outlive_the_daemon_but_not_their_machine(place: Place) -> None:

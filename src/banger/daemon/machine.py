@@ -19,6 +19,7 @@ from banger.host import Host
 from banger.model.errors import BangerError, GuestFailed, TimedOut, VmmFailed, WrongState
 from banger.model.event import step
 from banger.model.parts import PartStatus
+from banger.model.ssh import fingerprint
 from banger.model.vm import VmPlan, VmState, VmStatus
 
 log = logging.getLogger(__name__)
@@ -82,6 +83,7 @@ class Machine:
             created=plan.created,
             pid=vmm.pid,
             boot_id=self.boot_id if vmm.running else "",
+            ssh_fingerprints=tuple(map(fingerprint, self.known.of(plan.name))),
             note=self.note or self.stalled or disk.detail,
         )
 

@@ -64,7 +64,10 @@ class VmState(StrEnum):
 
 
 class VmStatus(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What is seen, without asking the guest anything. `reason` says why this VMM and accelerator were chosen; sizes are in bytes or MiB as named."""
+    """What is seen, without asking the guest anything. `reason` says why this VMM and accelerator were chosen; sizes are in bytes or MiB as named.
+
+    `ssh_fingerprints` are those of the host keys that the agent has told, as ssh shows them; none without an ssh server.
+    """
 
     id: VmId
     name: str
@@ -87,4 +90,5 @@ class VmStatus(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     created: datetime
     pid: int
     boot_id: str
+    ssh_fingerprints: tuple[str, ...] = ()
     note: str = ""

@@ -143,6 +143,8 @@ def _field(key: str, value: object) -> str:
         return "yes" if value else "no"
     if isinstance(value, int) and key.endswith("_bytes"):
         return f"{value} ({show_size(value)})"
+    if isinstance(value, list):
+        return ", ".join(_field(key, one) for one in value) or "-"
     if isinstance(value, dict):
         return ", ".join(f"{name}: {told}" for name, one in value.items() if (told := _field(name, one)) != "-") or "-"
     if isinstance(value, list):
