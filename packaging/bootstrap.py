@@ -55,7 +55,6 @@ DEVELOPMENT = {
     "openssl": "openssl",
     "skopeo": "skopeo",
     "umoci": "umoci",
-    "busybox-static": "busybox",
     "qemu-utils": "qemu-img",
 }
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")

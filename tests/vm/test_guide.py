@@ -10,6 +10,7 @@ import os
 import pty
 import re
 import select
+import shutil
 import subprocess
 import sys
 import time
@@ -20,6 +21,7 @@ import pytest
 
 from banger.model.ids import ADJECTIVES, NOUNS
 from tests.pages import ROOT, pages
+from tests.registry import certificates, registry, tar
 from tests.world import World
 
 SECONDS = 120.0
@@ -104,12 +106,29 @@ def steps(block: str) -> Iterator[tuple[str, list[str]]]:
         yield command, lines
 
 
+@pytest.fixture
+def hub(reader: World, tmp_path: Path) -> Iterator[None]:
+    """Docker Hub, as far as the guide goes: a mirror on loopback that has the one image, and no way to the real one. The images are the page's own."""
+    certificate = certificates(tmp_path / "tls")
+    program = Path(shutil.which("busybox") or "").read_bytes()
+    with registry(tmp_path / "registry", certificate=certificate) as made:
+        made.image("library/alpine", "3.20", [tar({"bin/busybox": program, "bin/cat": program, "etc/alpine-release": b"3.20.3\n"})])
+        trusted = reader.root / "config" / "banger" / "certs.d" / made.host
+        trusted.mkdir(parents=True)
+        shutil.copy(certificate.with_name("ca.crt"), trusted)
+        reader.env |= {"BANGER_REGISTRY_MIRRORS": f"docker.io={made.host}", "HTTPS_PROXY": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
+        reader.env["BANGER_IMAGES_DIR"] = str(reader.root / "images")
+        yield
+
+
 WITH_BLOCKS = [path for path in pages() if BLOCK.search(path.read_text())]
 
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("page", WITH_BLOCKS, ids=[path.stem for path in WITH_BLOCKS])
-def test_a_page_shows_what_is_printed(page: Path, reader: World) -> None:
+def test_a_page_shows_what_is_printed(page: Path, reader: World, request: pytest.FixtureRequest) -> None:
+    if page.stem == "images":
+        request.getfixturevalue("hub")
     status = 0
     for kind, block in BLOCK.findall(page.read_text()):
         if kind == "python":
