@@ -16,7 +16,7 @@ from banger.host import loop
 from banger.host.dm import Mapping, RealDm, node
 from banger.model.errors import BangerError
 from tests.inventory import take
-from tests.world import World, alive, each_event, until
+from tests.world import SHELF, SLIM, World, alive, each_event, until
 
 NAME = f"banger-{os.getpid():012x}"
 MIB = 1 << 20
@@ -124,11 +124,19 @@ def maps(world: World) -> list[str]:
     return sorted(take(world.root).maps)
 
 
+def left_over(world: World) -> None:
+    """The map of a machine that does not run, as whoever died has left it."""
+    cow = world.state / "vms" / str(world.row("otter")["id"]) / "disk.cow"
+    stale = Mapping(name=f"banger-{cow.parent.name}", base=str(SHELF / "images" / SLIM / "rootfs.ext4"), cow=str(cow), size=1 << 30)
+    asyncio.run(RealDm(0).make(stale))
+
+
 def test_a_disk_is_mapped_while_its_machine_runs_and_keeps_what_was_written(mapped: World) -> None:
     before = take(mapped.root)
     mapped.ok("vm", "create", "--name", "otter", "--no-start")
     vm = mapped.row("otter")["id"]
     assert maps(mapped) == []
+    left_over(mapped)  # it is the machine's, and is used
     mapped.ok("vm", "start", "otter")
     assert maps(mapped) == [f"banger-{vm}", f"banger-{vm}-base"]
     mapped.ok("vm", "exec", "otter", "--", "sh", "-c", "grep -q '^/dev/vda / ext4 rw' /proc/mounts && echo mine > /root/kept")
@@ -138,6 +146,12 @@ def test_a_disk_is_mapped_while_its_machine_runs_and_keeps_what_was_written(mapp
     assert 0 < int(str(mapped.row("otter")["disk_used_bytes"])) < 64 * MIB
     mapped.ok("vm", "start", "otter")
     assert mapped.ok("vm", "exec", "otter", "--", "cat", "/root/kept") == "mine\n"
+    mapped.ok("vm", "stop", "otter")
+    left_over(mapped)  # it goes when the next daemon begins
+    mapped.kill_daemon()
+    mapped.ok("vm", "list")
+    assert maps(mapped) == []
+    left_over(mapped)  # and with its machine
     mapped.ok("vm", "delete", "otter")
     found = take(mapped.root).beyond(before)
     assert {kind: found[kind] for kind in ("maps", "loops", "files", "mounts") if kind in found} == {}
@@ -166,20 +180,6 @@ def test_a_daemon_that_is_killed_while_it_creates_leaves_no_map(mapped: World, s
     found = take(mapped.root).beyond(before)
     assert {kind: found[kind] for kind in ("maps", "loops", "files") if kind in found} == {}
     mapped.ok("vm", "create", "--name", "otter")
-
-
-@pytest.mark.parametrize("stage", ["disk", "machine", "agent"])
-def test_a_daemon_that_is_killed_while_it_starts_a_machine_leaves_one_that_starts(mapped: World, stage: str) -> None:
-    mapped.ok("vm", "create", "--name", "otter", "--no-start")
-    with contextlib.suppress(BangerError, OSError, ValueError):
-        for event in each_event(mapped.client().stream("vm.start", vm="otter")):
-            if event.get("stage") == stage:
-                mapped.kill_daemon()
-    mapped.ok("vm", "start", "otter")
-    assert mapped.ok("vm", "exec", "otter", "--", "echo", "here") == "here\n"
-    assert len(maps(mapped)) == 2
-    mapped.ok("vm", "stop", "otter")
-    assert maps(mapped) == []
 
 
 def test_a_daemon_that_is_killed_while_it_deletes_leaves_a_whole_machine_or_none(mapped: World) -> None:

@@ -161,6 +161,40 @@ def test_a_machine_with_bridge_and_mapped_disk_is_the_same_after_both_were_resta
     assert ada.row("otter")["pid"] == row["pid"]
 
 
+@pytest.fixture
+def mortal(ada: Ada) -> Iterator[Path]:
+    """Her helper dies where the file says that is yielded (see tests/mortal.py)."""
+    code = Path("/usr/local/lib/banger-helper/__main__.py")
+    usual = code.read_text()
+    code.write_text((ROOT / "tests/mortal.py").read_text())
+    command("systemctl", "restart", "banger-helper.service")
+    yield HOME / ".local/state/banger/die"
+    code.write_text(usual)
+    command("systemctl", "restart", "banger-helper.service")
+
+
+def test_a_helper_that_dies_at_work_is_noticed_by_nobody_and_one_that_is_away_is_told(ada: Ada, mortal: Path) -> None:
+    before = take(HOME)
+    for place, *words in (
+        (12, *CREATE, "--name", "otter"),
+        (3, "vm", "stop", "otter"),
+        (5, "vm", "start", "otter"),
+        (2, "vm", "set", "--no-nat", "otter"),
+    ):
+        mortal.write_text(str(place))
+        ada.ok(*map(str, words))
+        assert not mortal.exists(), f"the helper outlived {words}"
+    assert ada.ok("vm", "exec", "otter", "--", "echo", "here") == "here\n"
+    command("systemctl", "stop", "banger-helper.socket", "banger-helper.service")
+    done = ada.run("vm", "delete", "otter")
+    assert (done.returncode, "helper" in done.stderr) == (123, True), done.stderr
+    assert "is tried again" in json.loads(ada.ok("vm", "list", "--json"))[0]["note"]
+    command("systemctl", "start", "banger-helper.socket")
+    until(lambda: json.loads(ada.ok("vm", "list", "--json")) == [], "the end of what was left over", 60)
+    left = {kind: more for kind, more in take(HOME).beyond(before).items() if kind not in ("processes", "sockets", "cgroups")}
+    assert left == {}
+
+
 def test_a_machine_goes_on_when_everything_is_uninstalled_and_is_deleted_after_the_next_installation(ada: Ada) -> None:
     ada.ok(*CREATE, "--name", "badger")
     row = ada.row("badger")
