@@ -36,6 +36,8 @@ PACKAGE = "qemu-system-x86"
 EVENTS = "events.sock"
 SOCKETS = ("qmp.sock", EVENTS, "agent.sock", "console.sock")
 OUTPUT = "vmm.out"
+#: Until a QEMU that was just started answers, in seconds: it reads the kernel first, some 50 MB, on a host that may be busy. One that ends is noticed.
+START_TIMEOUT = 30.0
 READY_TIMEOUT = 5.0
 LOG_TAIL = 4096
 NETWORKS = frozenset({"none", "user", "bridge"})
@@ -195,7 +197,7 @@ class Qemu:
         started = await self.lives.start(part.vm, spawn)
         self.host.consoles.start(part.vm)
         try:
-            await self.host.qmp.execute(folder / "qmp.sock", "query-status", timeout=READY_TIMEOUT)
+            await self.host.qmp.execute(folder / "qmp.sock", "query-status", timeout=START_TIMEOUT)
         except (GuestFailed, VmmFailed, TimedOut) as error:
             raise await self._failure(part.vm, started, error) from error
 
