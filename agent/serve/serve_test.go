@@ -3,10 +3,13 @@ package serve
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"io"
 	"net"
+	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -326,5 +329,30 @@ func TestTheSessionOfAProcessIsFoundWhateverItsName(t *testing.T) {
 func TestNothingHasBootedWhileNobodyCanTellWhatProcess1Is(t *testing.T) {
 	if NewMachine("test").booted("") {
 		t.Error("an unknown process 1 counts as one that has settled")
+	}
+}
+
+func TestAFileOfAnImagesIsReadOnlyIfItIsOne(t *testing.T) {
+	folder := t.TempDir()
+	pipe, link, plain := filepath.Join(folder, "pipe"), filepath.Join(folder, "link"), filepath.Join(folder, "plain")
+	if err := errors.Join(syscall.Mkfifo(pipe, 0o600), os.Symlink("/dev/zero", link), os.WriteFile(plain, []byte("text"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]string{pipe: "", link: "", folder: "", plain: "text", filepath.Join(folder, "none"): ""} {
+		expect(t, string(readImage(path)), want)
+	}
+}
+
+func TestAUserIsAnyOfTheFormsOfContainerImages(t *testing.T) {
+	for asked, want := range map[string][2]uint32{"": {0, 0}, "0": {0, 0}, "root": {0, 0}, "123456": {123456, 0}, "123456:7": {123456, 7}, "root:": {0, 0}, "0:root": {0, 0}} {
+		who, err := findAccount(asked)
+		if err != nil || who.uid != want[0] || who.gid != want[1] {
+			t.Errorf("%q is %d:%d, %v", asked, who.uid, who.gid, err)
+		}
+	}
+	for _, asked := range []string{"no-such-user", "0:no-such-group", ":0", "-1", "4294967295"} {
+		if _, err := findAccount(asked); err == nil {
+			t.Errorf("%q is somebody", asked)
+		}
 	}
 }

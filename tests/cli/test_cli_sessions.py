@@ -44,6 +44,27 @@ def test_flags_reach_the_guest(banger: Banger) -> None:
     assert (request["env"], request["cwd"], request["user"], request["stdin"]) == ({"A": "1", "B": "x=y"}, "/srv", "me", False)
 
 
+def test_run_passes_its_flags_on_and_leaves_the_rest_to_the_image(banger: Banger) -> None:
+    done = banger("vm", "run", "-eA=1", "--env", "B=x=y", "-w", "/srv", "-u", "me:us", "--", "request")
+    request = eval(done.stdout)
+    assert (request["argv"], request["env"], request["cwd"], request["user"]) == (["request"], {"A": "1", "B": "x=y"}, "/srv", "me:us")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("-e", "A", "--", "true"), b"--env 'A' is not KEY=VALUE"),
+        (("-d", "-u", "me"), b"--detach runs nothing, so --user has nothing to say"),
+        (("--shell", "--", "true"), b"--shell and a command exclude each other"),
+        (("--shell", "-d"), b"--shell and --detach exclude each other"),
+    ],
+)
+def test_run_refuses_what_cannot_be_meant(banger: Banger, words: tuple[str, ...], says: bytes) -> None:
+    done = banger("vm", "run", *words)
+    assert done.returncode == 120
+    assert says in done.stderr
+
+
 def test_a_command_that_is_not_there(banger: Banger) -> None:
     done = banger("vm", "exec", "vm1", "--", "absent")
     assert (done.returncode, done.stderr) == (127, b"error: there is no command absent\n")

@@ -10,7 +10,7 @@ import pytest
 from banger.daemon.plan import fitting, identity
 from banger.model.catalog import ImageConfig, ImageManifest
 from banger.model.commands import Asked, request
-from banger.model.errors import HostLacks
+from banger.model.errors import BadRequest, HostLacks
 from banger.model.ids import VmId
 from banger.model.inits import UNKNOWN, first
 from banger.model.parts import DiskPart, MachinePart, NicPart
@@ -31,6 +31,13 @@ def plan_of(config: ImageConfig, init: str = "") -> VmPlan:
 
 
 NOTHING = {"op": "exec", "argv": [], "env": {}, "cwd": None, "user": None, "tty": None, "stdin": True}
+
+
+def box(*, config: ImageConfig = NGINX, architecture: str = "") -> ImageManifest:
+    return ImageManifest(
+        **{"name": "box", "source": "oci", "digest": "sha256:1", "size_bytes": 1, "built": BUILT, "kernel": "linux", "used_bytes": 1, "packages": 1},
+        **{"init": "", "architecture": architecture, "config": config},
+    )
 
 
 def wanted(plan: VmPlan, asked: Asked) -> dict[str, object]:
@@ -98,10 +105,14 @@ def test_the_guest_is_told_what_process_1_becomes() -> None:
     assert identity(plan_of(NGINX), time_ns=1, entropy="x")["init"] == {"argv": (), "env": {"A": "1", "B": "2"}, "cwd": "/srv"}
 
 
+def test_an_image_that_has_more_to_say_than_can_be_passed_on_is_refused() -> None:
+    image = box(config=ImageConfig(env={"A": "x" * 50_000}))
+    with pytest.raises(BadRequest, match=r"the configuration of image box .* has 50[0-9]* bytes"):
+        fitting(image, "x86_64")
+
+
 def test_an_image_for_another_kind_of_processor_is_refused() -> None:
-    image = ImageManifest(
-        name="box", source="oci", digest="sha256:1", size_bytes=1, built=BUILT, kernel="linux", used_bytes=1, packages=1, init="", architecture="arm64"
-    )
+    image = box(architecture="arm64")
     with pytest.raises(HostLacks, match="image box is for arm64, and this host is x86_64"):
         fitting(image, "x86_64")
     assert fitting(msgspec.structs.replace(image, architecture="x86_64"), "x86_64").name == "box"

@@ -73,8 +73,9 @@ def zoo(shelf: None) -> Iterator[World]:
         config=ImageConfig(cmd=("/bin/sh",), env=path),
     )
     shelve(images, "own", {"init": app}, config=ImageConfig(entrypoint=("/init",), cmd=("--all",), env={"GREETING": "hello"}))
+    shelve(images, "hollow", {"app": app}, config=ImageConfig(cmd=("/sbin/init",)))
     entry = ("/bin/sh", "-c", ENTRY, "given")
-    copy_shelved(images, GOLDEN, "database", init="systemd", config=ImageConfig(entrypoint=entry, cmd=("x",), user="games:users", workdir="/var/lib"))
+    copy_shelved(images, GOLDEN, "database", init="systemd", config=ImageConfig(entrypoint=entry, cmd=("x",), user="nobody-there", workdir="/var/lib"))
     yield world
     world.close()
     shutil.rmtree(folder)
@@ -192,8 +193,14 @@ def test_an_entrypoint_that_is_an_init_is_process_1_with_the_images_variables(zo
         assert (done.returncode, b"the image has no shell" in done.stderr) == (127, True)
 
 
+def test_where_the_init_that_an_image_names_is_missing_the_agent_stays_and_says_so(zoo: World) -> None:
+    with kept(zoo, "create", "--name", "hollow", "--image", "hollow", "--wait", "boot", *QUICK):
+        assert 'init does not start, the agent stays: command "/sbin/init" is not found' in zoo.ok("vm", "logs", "hollow")
+        assert found(zoo.ok("vm", "exec", "hollow", "--", "/app"))["first"] == AGENT.strip()
+
+
 def test_an_entrypoint_keeps_the_agent_process_1_and_ctrl_c_on_its_terminal_is_its_own(zoo: World) -> None:
-    window = Window(zoo, "vm", "run", "--rm", "--image", "database", *QUICK)
+    window = Window(zoo, "vm", "run", "--rm", "--image", "database", "--user", "games", *QUICK)
     try:
         window.read(rb"entry given x\r\n")
         assert window.read(rb"\ninit\r\n").split(b"\r\n")[:3] == [b"games", b"/dev/pts/0", b"/var/lib"]

@@ -12,7 +12,7 @@ import msgspec
 from banger.backends.disk import Disk
 from banger.backends.network import Network
 from banger.backends.vmm import Vmm
-from banger.model import inits
+from banger.model import codec, inits
 from banger.model.catalog import ImageManifest, KernelManifest
 from banger.model.config import Settings
 from banger.model.errors import BadRequest, HostLacks
@@ -23,6 +23,8 @@ from banger.model.sizes import parse_size, show_size
 from banger.model.vm import VmPlan, VmSpec
 
 VMM_ORDER = ("firecracker", "qemu")
+#: Bytes of an image's configuration: with what is asked for beside it, it has to fit into one frame (docs/wire.md).
+LONGEST_CONFIG = 48 << 10
 WAITS = ("agent", "boot")
 #: Whose plan is not kept.
 NOBODY = VmId("0" * 12)
@@ -171,9 +173,12 @@ def require_fit(plan: VmPlan, kernel: KernelManifest) -> None:
 
 
 def fitting(image: ImageManifest, architecture: str) -> ImageManifest:
-    """The image, or HostLacks when its programs are for another kind of processor than `architecture` (uname's word)."""
+    """The image; HostLacks when it is for another kind of processor than `architecture` (uname's word), BadRequest when it has too much to say."""
     if image.architecture not in ("", architecture):
         raise HostLacks(f"image {image.name} is for {image.architecture}, and this host is {architecture}", hint="take one that is made for this host")
+    size = len(codec.encode(image.config))
+    if size > LONGEST_CONFIG:
+        raise BadRequest(f"the configuration of image {image.name} (variables, entrypoint, cmd) has {size} bytes; {LONGEST_CONFIG} can be passed on")
     return image
 
 

@@ -61,6 +61,9 @@ OWNER = Own("owner", "", "the user whose daemon the helper serves (default: who 
 ROOT = Own("root", "", "one more folder of the user's with images or machines, if the settings name one (may repeat)", "FOLDER")
 DRY = Own("dry-run", "n", "say what would be done, and do nothing")
 KEEP = Own("keep", "", "an image or kernel that is to stay (may repeat)", "NAME")
+ENV = Own("env", "e", "set an environment variable for what is run (may repeat)", "KEY=VALUE")
+WORKDIR = Own("workdir", "w", "where it is run (default: the image's working directory, else the user's home)", "DIR")
+USER = Own("user", "u", "as whom: a name or a number, with :GROUP or without (default: the image's user, else root)", "USER")
 SHELL = Own("shell", "s", "a shell, whatever the image runs by itself")
 DETACH = Own("detach", "d", "leave the machine running and return")
 
@@ -74,7 +77,7 @@ GROUPS: dict[str, tuple[str, tuple[Command, ...]]] = {
                 "run:run",
                 about="Create a machine, boot it, and run a command, what its image runs by itself, or a shell in it.",
                 hide=("start",),
-                own=(DETACH, SHELL),
+                own=(DETACH, SHELL, ENV, WORKDIR, USER),
                 rest="CMD",
                 examples=(
                     ("banger vm run", "a shell in a new machine, which is kept"),

@@ -42,6 +42,7 @@ def run(given: Given) -> int:
     """Create a machine; run a command, or a shell, or nothing in it."""
     detach, bound = "detach" in given.own, given.parameters.get("rm") is True
     _refuse(given, detach=detach, bound=bound)
+    wanted = _wanted(given)
     end_by_signal()
     client, patience = Client(), Patience()
     lines = client.stream("vm.create", **given.parameters)
@@ -55,7 +56,7 @@ def run(given: Given) -> int:
             return 0
         if given.json:
             talk(json.dumps({"result": machine}))
-        return _use(client, machine, given)
+        return _use(client, machine, wanted)
     finally:
         _leave(client, lines, machine, given, bound=bound)
 
@@ -63,6 +64,8 @@ def run(given: Given) -> int:
 def _refuse(given: Given, *, detach: bool, bound: bool) -> None:
     if detach and given.rest:
         raise BadRequest("vm run --detach runs no command", hint="banger vm run -d --name NAME, then banger vm exec NAME -- CMD")
+    if detach and given.values:
+        raise BadRequest(f"vm run --detach runs nothing, so --{min(given.values)} has nothing to say", hint="give it to banger vm exec")
     if detach and bound:
         raise BadRequest("--detach and --rm exclude each other: the machine would be deleted at once", hint="leave out one of them")
     if given.separated and not given.rest:
@@ -78,10 +81,22 @@ def _created(client: Client, lines: Lines, given: Given, patience: Patience) -> 
     return found
 
 
-def _use(client: Client, machine: dict[str, object], given: Given) -> int:
+def _wanted(given: Given) -> dict[str, object]:
+    """What `vm.exec` is asked for, but for the machine."""
+    env: dict[str, str] = {}
+    for pair in given.values.get("env", []):
+        key, equals, value = pair.partition("=")
+        if not key or not equals:
+            raise BadRequest(f"--env {pair!r} is not KEY=VALUE")
+        env[key] = value
+    last = {name: values[-1] for name, values in given.values.items()}
+    entrypoint = not given.rest and "shell" not in given.own
+    return {"argv": given.rest, "entrypoint": entrypoint, "env": env, "cwd": last.get("workdir"), "user": last.get("user")}
+
+
+def _use(client: Client, machine: dict[str, object], wanted: dict[str, object]) -> int:
     terminal = sys.stdin.isatty() and sys.stdout.isatty()
-    wanted = {"vm": machine["id"], "argv": given.rest, "entrypoint": not given.rest and "shell" not in given.own}
-    return attach(client, "vm.exec", wanted, terminal=terminal, name=str(machine.get("name")))
+    return attach(client, "vm.exec", {"vm": machine["id"], **wanted}, terminal=terminal, name=str(machine.get("name")))
 
 
 def _leave(client: Client, lines: Lines, machine: dict[str, object], given: Given, *, bound: bool) -> None:

@@ -8,7 +8,7 @@ import sys
 from banger.client import Client
 from banger.frontends.cli.parse import Given
 from banger.frontends.cli.pump import Pump
-from banger.model.errors import BadRequest, NoCommand
+from banger.model.errors import BadRequest, NoCommand, NotFound
 
 ENDED_BY_SIGNAL = 128
 DOMAIN = ".vm"
@@ -68,12 +68,16 @@ def attach(client: Client, op: str, parameters: dict[str, object], *, terminal: 
 
 
 def _carry(pump: Pump, name: str, terminal: raw_terminal | None = None) -> int:
-    """Run the pump; what can be done with an image that has no shell is the hint of the error that says so."""
+    """Run the pump; what can be done with an image that has no shell, or not the user that it names, is the hint of the error that says so."""
     try:
         return pump.run(terminal)
     except NoCommand as error:
         if error.message.endswith("has no shell"):
             error.hint = f"a program of the image's own: banger vm exec {name} -- PROGRAM; what it runs by itself: banger vm exec --entrypoint {name}"
+        raise
+    except NotFound as error:
+        if error.message.startswith("user "):
+            error.hint = "choose another user with --user: a name that is there, or a number"
         raise
 
 
