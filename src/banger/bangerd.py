@@ -24,6 +24,7 @@ from banger.frontends.http.server import Service, serving
 from banger.host import Host
 from banger.host.archive import RealArchive
 from banger.host.blobs import RealBlobs
+from banger.host.bundle import RealBundles
 from banger.host.calls import SOCKET
 from banger.host.cgroup import RealCgroups
 from banger.host.clock import RealClock
@@ -104,6 +105,7 @@ def real_host(environment: Mapping[str, str]) -> Host:
         settings=settings,
         archive=RealArchive(),
         blobs=RealBlobs(paths.blobs, files),
+        bundles=RealBundles(),
         cgroups=RealCgroups(),
         clock=RealClock(),
         consoles=RealConsoles(paths, settings.console_bytes),

@@ -17,6 +17,7 @@ from banger.model.operation import DaemonStatus
 
 if TYPE_CHECKING:
     from banger.daemon.artefacts import Shelf
+    from banger.daemon.bundles import Bundles
     from banger.daemon.housekeeping import Housekeeping
     from banger.daemon.images import Images, Kernels
     from banger.daemon.names import Names
@@ -43,6 +44,7 @@ class Daemon:
         images: Images,
         kernels: Kernels,
         housekeeping: Housekeeping,
+        bundles: Bundles,
         vms: Vms,
         releases: Releases,
         names: Names,
@@ -50,7 +52,7 @@ class Daemon:
     ) -> None:
         self.host, self.databases, self.build, self.catalogs = host, databases, build, catalogs
         self.operations, self.images, self.kernels, self.vms = operations, images, kernels, vms
-        self.housekeeping = housekeeping
+        self.housekeeping, self.bundles = housekeeping, bundles
         self.releases, self.names, self.ssh = releases, names, ssh
         self.started = host.clock.now()
         self.stopping = asyncio.Event()
@@ -96,6 +98,7 @@ class Daemon:
 def compose(host: Host, *, databases: Databases, build: str, agent: Path, catalogs: Path, tasks: asyncio.TaskGroup) -> Daemon:
     """Join the services; opens the database, touches nothing else."""
     from banger.daemon.boots import Boots
+    from banger.daemon.bundles import Bundles
     from banger.daemon.housekeeping import Housekeeping
     from banger.daemon.images import Images, Kernels, evict
     from banger.daemon.names import Names
@@ -142,6 +145,7 @@ def compose(host: Host, *, databases: Databases, build: str, agent: Path, catalo
         operations=operations,
         images=images,
         kernels=kernels,
+        bundles=Bundles(host, operations, images, kernels),
         housekeeping=Housekeeping(host, operations, images, kernels, lambda: [machine.plan for machine in vms.machines.values()]),
         vms=vms,
         releases=Releases(host, operations),

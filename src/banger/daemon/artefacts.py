@@ -179,7 +179,7 @@ class Shelf(Generic[E, M, P]):
                 await locks.enter_async_context(self.locks.setdefault(each, asyncio.Lock()))
             made = renamed(self.show(name), new)
             self._require_free(new)
-            staging = self.host.files.private_folder(self._own_staging(new))
+            staging = self.host.files.private_folder(self.staging(new))
             try:
                 if self.host.files.size(self.folder / name / file) is not None:
                     self.host.files.link(self.folder / name / file, staging / file)
@@ -189,12 +189,20 @@ class Shelf(Generic[E, M, P]):
                 self.host.files.remove_tree(staging)
         return made
 
+    async def adopt(self, made: M, folder: Path, *, force: bool) -> None:
+        """Give a finished folder its manifest and its name; AlreadyExists when that is taken, unless forced: then what had it is at `folder`."""
+        async with self.locks.setdefault(made.name, asyncio.Lock()):
+            if not force:
+                self._require_free(made.name)
+            self.host.files.write_atomic(folder / "manifest.json", codec.encode(made))
+            self.host.files.exchange(folder, self.folder / made.name)
+
     def _require_free(self, name: str) -> None:
         if (self.folder / name).exists():
             raise AlreadyExists(f"there is a {self.noun} {name} already", hint=f"choose another name, or: banger {self.noun} delete {name}")
 
     async def _build(self, entry: E) -> M:
-        staging = self._own_staging(entry.name)
+        staging = self.staging(entry.name)
         try:
             source = self.source(entry.source)
             part = source.plan(entry, staging)
@@ -237,7 +245,8 @@ class Shelf(Generic[E, M, P]):
                 log.info("removing the unfinished %s %s", self.noun, name)
                 await self._discard(path, self.catalog.get(name))
 
-    def _own_staging(self, name: str) -> Path:
+    def staging(self, name: str) -> Path:
+        """The path of a folder for something unfinished, which goes when this daemon has gone."""
         me = self.host.proc.identify(os.getpid())
         assert me is not None, "a process finds itself"
         return self._staging(me.pid, me.start, name)

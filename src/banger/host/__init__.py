@@ -11,6 +11,7 @@ from banger.model.paths import Paths
 if TYPE_CHECKING:
     from banger.host.archive import Archive
     from banger.host.blobs import Blobs
+    from banger.host.bundle import Bundles
     from banger.host.cgroup import Cgroups
     from banger.host.clock import Clock
     from banger.host.console import Consoles
@@ -42,6 +43,7 @@ class Host:
     settings: Settings
     archive: Archive
     blobs: Blobs
+    bundles: Bundles
     cgroups: Cgroups
     clock: Clock
     consoles: Consoles

@@ -40,6 +40,24 @@ class TargetResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     failure: Failure | None = None
 
 
+class Saved(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A bundle that was written, and what is in it."""
+
+    file: str
+    digest: str
+    size_bytes: int
+    images: tuple[str, ...]
+    kernels: tuple[str, ...]
+
+
+class Loaded(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What was taken from a bundle, and what was here already, byte for byte."""
+
+    images: tuple[str, ...]
+    kernels: tuple[str, ...]
+    present: tuple[str, ...]
+
+
 class Text(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A piece of the guest's console, made harmless: no control characters but newline and tab, undecodable bytes as escapes."""
 

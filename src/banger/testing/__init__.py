@@ -14,6 +14,7 @@ from pathlib import Path
 from banger.host import Host
 from banger.host.archive import RealArchive
 from banger.host.blobs import RealBlobs
+from banger.host.bundle import RealBundles
 from banger.host.cpio import RealCpio
 from banger.host.files import RealFiles
 from banger.host.kmod import RealKmod
@@ -70,6 +71,7 @@ class FakeHost:
             settings=settings or Settings(),
             archive=RealArchive(),
             blobs=RealBlobs(self.paths.blobs, RealFiles()),
+            bundles=RealBundles(),
             cgroups=self.cgroups,
             clock=self.clock,
             consoles=self.consoles,

@@ -9,6 +9,7 @@ from banger.client import Client
 from banger.frontends.cli import calls
 from banger.frontends.cli.output import clean, complain, data, talk
 from banger.frontends.cli.parse import Given
+from banger.frontends.cli.progress import Patience, Progress, follow
 from banger.model.errors import BadRequest, exit_status
 from banger.model.sizes import show_size
 
@@ -25,6 +26,42 @@ def take_kernel(given: Given) -> int:
     for name, lost in lacks.items() if isinstance(lacks, dict) else ():
         talk(f"note: it lacks {clean(str(name))}: {clean(str(lost))}")
     return 0
+
+
+def save(given: Given) -> int:
+    """Save a bundle; print where it is."""
+    given.parameters["file"] = given.parameters.get("file") or "."
+    found = _followed(_with_file(given, "file", "--output"), ", ".join(given.targets), names=given.targets)
+    if not given.json:
+        data(f"{clean(str(found['file']))}\n")
+        talk(f"{show_size(int(str(found['size_bytes'])))}, {clean(str(found['digest']))}")
+    return 0
+
+
+def load(given: Given) -> int:
+    """Load a bundle; print what came."""
+    found = _followed(_with_file(given, "file", ""), str(given.parameters["file"]))
+    for key, word in () if given.json else (("kernels", "kernel"), ("images", "image")):
+        names = found[key]
+        data("".join(f"{word} {clean(str(name))}\n" for name in (names if isinstance(names, list) else [])))
+    present = found["present"]
+    if present and isinstance(present, list):
+        talk(f"here already: {clean(', '.join(map(str, present)))}")
+    return 0
+
+
+def _followed(given: Given, subject: str, **more: object) -> dict[str, object]:
+    """The result of an operation that has no name among its targets."""
+    client = Client()
+    lines = client.stream(given.command.op, **given.parameters, **more)
+    try:
+        found = follow(client, lines, Progress(f"{given.command.words} {subject}", json_lines=given.json), Patience())
+    finally:
+        lines.close()
+    assert isinstance(found, dict), "the operation's result is a record"
+    if given.json:
+        data(json.dumps(found) + "\n")
+    return found
 
 
 def prune(given: Given) -> int:
