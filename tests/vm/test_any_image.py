@@ -5,6 +5,7 @@ One machine an image; what can be seen in it is looked at by several tests.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import tempfile
@@ -76,9 +77,17 @@ def zoo(shelf: None) -> Iterator[World]:
     shelve(images, "hollow", {"app": app}, config=ImageConfig(cmd=("/sbin/init",)))
     entry = ("/bin/sh", "-c", ENTRY, "given")
     copy_shelved(images, GOLDEN, "database", init="systemd", config=ImageConfig(entrypoint=entry, cmd=("x",), user="nobody-there", workdir="/var/lib"))
+    before = digests(images)
     yield world
     world.close()
+    assert digests(images) == before, "something was written into an image"
     shutil.rmtree(folder)
+
+
+def digests(images: Path) -> dict[str, str]:
+    """What is in the files of the images, but for those that belong to all tests."""
+    files = [path for path in images.rglob("rootfs.ext4") if not path.is_symlink()]
+    return {path.parent.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 @pytest.fixture(scope="module")
