@@ -135,6 +135,7 @@ async def test_a_disk_that_the_kernel_gave_up_is_told_as_that_and_mapped_anew(fa
     assert fake.dm.maps[f"banger-{VM}"] is not stale
     assert disk.inspect(part).detail == ""
     assert [event.detail.partition(":")[0] for event in said] == ["warning"]
+    assert not dm.given_up(cow.with_name("none"))
 
 
 async def test_a_disk_is_not_mapped_where_the_next_write_finds_no_room(fake: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:

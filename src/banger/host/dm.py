@@ -79,9 +79,15 @@ class Dm(Protocol):
 
 
 def given_up(cow: Path) -> bool:
-    """Whether the kernel has given up what was written to `cow`: it says so in the file itself, so nobody needs privilege to see it. See `revived`."""
-    with cow.open("rb") as file:
-        magic, valid = struct.unpack("<2I", file.read(8).ljust(8, b"\0"))
+    """Whether the kernel has given up what was written to `cow`: it says so in the file itself, so nobody needs privilege to see it. See `revived`.
+
+    No when there is no such file: a machine may be deleted while somebody looks at it.
+    """
+    try:
+        with cow.open("rb") as file:
+            magic, valid = struct.unpack("<2I", file.read(8).ljust(8, b"\0"))
+    except FileNotFoundError:
+        return False
     return bool(magic == SNAPSHOT_MAGIC and not valid)
 
 
