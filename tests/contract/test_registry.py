@@ -203,6 +203,19 @@ async def test_a_mirror_may_have_a_folder_for_each_registry(upstream: Daemon, tm
         assert [one.base for one in repository.peers] == [f"http://{upstream.host}/v2/team/x/box/", f"http://{HUB_SERVER}/v2/x/box/"]
 
 
+async def test_the_environments_proxy_is_used_but_not_for_this_host(front: Front, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", f"http://me:word@{front.host}")
+    assert await fetch(client(tmp_path), "registry.example", tmp_path) == PACKED
+    assert front.asked[0].path == f"http://registry.example/v2/team/box/blobs/{BLOB.digest}"
+    assert front.asked[0].headers["Proxy-Authorization"] == "Basic bWU6d29yZA=="
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    (tmp_path / "part").unlink()
+    assert await fetch(client(tmp_path), front.host, tmp_path) == PACKED
+    monkeypatch.setenv("no_proxy", "registry.example")
+    with pytest.raises(DownloadFailed, match=r"registry\.example cannot be reached"):
+        await pull(client(tmp_path), "registry.example", tmp_path)
+
+
 async def test_taken_back_nothing_writes_any_more_and_what_came_stays(front: Front, tmp_path: Path) -> None:
     front.faults = {"/blobs/": ["stall 400000"]}
     task = asyncio.create_task(fetch(client(tmp_path), front.host, tmp_path))

@@ -46,6 +46,8 @@ def _checked(version: int, entries: tuple[E, ...], path: Path) -> tuple[E, ...]:
     if version != VERSION:
         raise BadRequest(f"catalog {path} has version {version}, this banger reads {VERSION}")
     for entry in entries:
+        if isinstance(entry, ImageEntry) and entry.plain_http:
+            raise BadRequest(f"catalog {path}: {entry.name}: plain_http is not for catalogs", hint="banger image pull --plain-http")
         try:
             valid_artefact_name(entry.name)
         except BadRequest as error:

@@ -12,6 +12,7 @@ import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode, urljoin, urlsplit
@@ -54,6 +55,7 @@ class Session:
         self.client: ClientSession | None = None
 
     async def __aenter__(self) -> Session:
+        await asyncio.to_thread(import_module, "aiohttp")  # a quarter of a second, at the first pull
         from aiohttp import ClientSession, ClientTimeout, DummyCookieJar, TCPConnector
 
         self.client = ClientSession(

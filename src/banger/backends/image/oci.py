@@ -20,7 +20,7 @@ from banger.model import codec, oci
 from banger.model.catalog import ImageConfig, ImageEntry, ImageManifest, ImagePart
 from banger.model.errors import BadRequest, BangerError, Corrupt, NoSpace
 from banger.model.event import report, step
-from banger.model.finding import Finding
+from banger.model.finding import Finding, Level
 from banger.model.inits import BUSYBOX, PLACES, SIGNS, init_of
 from banger.model.oci import Configuration, Descriptor, Index, Manifest, Platform
 from banger.model.reference import Reference, parse_reference
@@ -224,6 +224,8 @@ class OciImage:
 
     def check(self) -> list[Finding]:
         """See ImageSource."""
+        if self.host.proc.which("mkfs.ext4") is None:
+            return [Finding(level=Level.FAIL, subject="images of registries", message="mkfs.ext4 is not installed", packages=("e2fsprogs",))]
         return []
 
 
