@@ -14,7 +14,7 @@ import pytest
 
 from banger.host import files
 from banger.host.files import RealFiles
-from banger.model.errors import HostLacks, NoSpace
+from banger.model.errors import HostLacks, NoSpace, NotFound
 
 FILES = RealFiles()
 
@@ -231,6 +231,24 @@ def test_where_files_cannot_be_cloned_the_file_system_is_named_and_nothing_is_le
         FILES.clone(small / "a", small / "b", 4096)
     assert "--disk overlay" in caught.value.hint
     assert [path.name for path in small.iterdir()] == ["a"]
+
+
+def test_a_second_name_is_the_same_file_and_must_be_free(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"a")
+    FILES.link(tmp_path / "a", tmp_path / "b")
+    assert (tmp_path / "a").samefile(tmp_path / "b")
+    with pytest.raises(FileExistsError):
+        FILES.link(tmp_path / "a", tmp_path / "b")
+
+
+def test_the_beginning_of_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"abc")
+    assert FILES.head(tmp_path / "a", 2) == b"ab"
+    assert FILES.head(tmp_path / "a", 9) == b"abc"
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", tmp_path, tmp_path / "nothing", Path("/dev/zero")):
+        with pytest.raises(NotFound):
+            FILES.head(path, 1)
 
 
 def test_files_on_two_file_systems_cannot_be_clones(small: Path, tmp_path: Path) -> None:

@@ -89,6 +89,24 @@ def test_from_another_file_system_they_are_mounted_and_unmounted(sources: Path) 
     assert (sources / "else" / "base").read_text() == "the base"
 
 
+def test_a_file_that_is_only_lent_keeps_its_mode_and_its_links_and_cannot_be_written(sources: Path) -> None:
+    root = sources / "run" / "jail" / "root"
+    lent = Thing(name="lower", source=str(sources / "base"), read_only=True, lent=True)
+    with pytest.raises(HostLacks, match="not readable") as caught:
+        RealJails().furnish(root, [lent], UID)
+    assert "promote" in caught.value.hint
+    RealJails().empty(sources / "run")
+    (sources / "base").chmod(0o666)
+    RealJails().furnish(root, [lent], UID)
+    assert (root / "lower").read_text() == "the base"
+    with pytest.raises(OSError, match="Read-only"):
+        (root / "lower").open("w")
+    found = (sources / "base").stat()
+    assert (found.st_nlink, stat.S_IMODE(found.st_mode), found.st_uid) == (1, 0o666, 0)
+    RealJails().empty(sources / "run")
+    assert (sources / "base").read_text() == "the base"
+
+
 def test_emptying_follows_no_link_and_takes_nothing_from_a_mounted_folder(sources: Path) -> None:
     root = sources / "run" / "jail"
     root.mkdir(parents=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
 import msgspec
@@ -42,17 +42,10 @@ class Housekeeping:
 
     def _usage(self, spare: Spare, plans: tuple[VmPlan, ...]) -> list[Usage]:
         paths = self.host.paths
-        blobs = self.host.blobs.prune(frozenset(), dry=True)
         return [
             self._shelf("images", paths.images, spare.images),
             self._shelf("kernels", paths.kernels, spare.kernels),
-            Usage(
-                kind="layers",
-                count=blobs.removed + blobs.kept,
-                used_bytes=blobs.removed_bytes + blobs.kept_bytes,
-                reclaimable_bytes=blobs.removed_bytes,
-                place=str(paths.blobs),
-            ),
+            self._layers_row(spare.images),
             self._row("cache", paths.cache, [path for path in children(paths.cache) if path != paths.blobs], self._bytes(spare.cache)),
             self._row(
                 "machines", paths.machines, [path for plan in plans for path in children(paths.vm_state(plan.id)) if not is_log(path)], 0, len(plans)
@@ -60,6 +53,16 @@ class Housekeeping:
             self._row("logs", paths.state, [*paths.state.glob("bangerd.log*"), *(path for path in paths.machines.glob("*/*") if is_log(path))], 0),
             self._row("firecrackers", paths.firecrackers, children(paths.firecrackers), 0),
         ]
+
+    def _layers_row(self, leaving: Collection[str]) -> Usage:
+        """While an image is being pulled its layers are nobody's to count apart: then none is reclaimable."""
+        place = self.host.paths.blobs
+        try:
+            found = self.images.prune_cache(dry=True, leaving=leaving)
+        except Busy:
+            return self._row("layers", place, children(place / "blobs" / "sha256"), 0)
+        used = found.removed_bytes + found.kept_bytes
+        return Usage(kind="layers", count=found.removed + found.kept, used_bytes=used, reclaimable_bytes=found.removed_bytes, place=str(place))
 
     def _shelf(self, kind: str, place: Path, leaving: Iterable[str]) -> Usage:
         """What stays is counted first, so that what shares a file with it frees nothing of that."""
@@ -102,7 +105,7 @@ class Housekeeping:
         rows = [await self._go("image", name, self.host.paths.image(name), dry, self.images.delete) for name in spare.images]
         rows += [await self._go("kernel", name, self.host.paths.kernel(name), dry, self.kernels.delete) for name in spare.kernels]
         rows += [await self._go("cache", str(path), path, dry, self._drop) for path in spare.cache]
-        return rows + await self._layers(dry)
+        return rows + await self._layers(spare.images, dry)
 
     def _require_quiet(self) -> None:
         """Whatever is being made may need what nothing uses yet."""
@@ -127,10 +130,10 @@ class Housekeeping:
     def _drop(self, path: str) -> None:
         self.host.files.remove_tree(Path(path))
 
-    async def _layers(self, dry: bool) -> list[Freed]:
-        """Layers are fetched again when an image is pulled anew; the images made of them need them no more."""
+    async def _layers(self, leaving: Collection[str], dry: bool) -> list[Freed]:
+        """Layers that no image which stays was made of."""
         try:
-            found = await asyncio.to_thread(self.host.blobs.prune, frozenset(), dry=dry)
+            found = await asyncio.to_thread(self.images.prune_cache, dry=dry, leaving=leaving)
         except (BangerError, OSError) as error:
             return [Freed(kind="layers", name=str(self.host.paths.blobs), freed_bytes=0, failure=failure_of(error))]
         return [Freed(kind="layers", name=str(self.host.paths.blobs), freed_bytes=found.removed_bytes)] if found.removed else []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from pathlib import Path
 
 import msgspec
@@ -125,9 +125,9 @@ class Images:
 
         return self.operations.follow(self.operations.begin("image.pull", name, work))
 
-    def prune_cache(self, *, dry: bool) -> Pruned:
-        """Remove from the cache of blobs what no local image was made of; Busy while an image is being pulled."""
-        roots = {image.resolved for image in self.shelf.every() if image.resolved}
+    def prune_cache(self, *, dry: bool, leaving: Collection[str] = ()) -> Pruned:
+        """Remove from the cache of blobs what no local image was made of, but for those that are `leaving`; Busy while an image is being pulled."""
+        roots = {image.resolved for image in self.shelf.every() if image.resolved and image.name not in leaving}
         return self.shelf.host.blobs.prune(roots, dry=dry)
 
     def base(self, image: ImageManifest) -> Path:
