@@ -267,6 +267,8 @@ func startError(made *command, err error) error {
 		return refuse(noCommand, text+" (its interpreter or loader is missing)")
 	case errors.Is(err, syscall.ENOEXEC):
 		return refuse(notPermitted, text+" (it is for another kind of processor, or a script whose first line does not name its interpreter)")
+	case errors.Is(err, syscall.E2BIG):
+		return refuse(badRequest, text+" (an argument or variable of 128 KiB and more, or all of them together more than a quarter of the stack's limit)")
 	case errors.Is(err, syscall.EACCES), errors.Is(err, syscall.EPERM):
 		return refuse(notPermitted, text)
 	case errors.Is(err, syscall.EINVAL):

@@ -111,7 +111,8 @@ func connection(conn port.Conn, machine *Machine) {
 }
 
 func (m *Machine) greet(epoch uint32) []byte {
-	hello := wire.Greeting{Wire: wire.Version, Epoch: epoch, Version: m.Version, BootID: bootID(), Identified: m.Identified.Load(), BootError: m.bootError()}
+	hello := wire.Greeting{Wire: wire.Version, Epoch: epoch, Version: m.Version, BootID: bootID(), Identified: m.Identified.Load(), BootError: m.bootError(),
+		LongestRequest: wire.MaxRequest}
 	first := append([]byte(nil), wire.Marker...)
 	return wire.Append(first, wire.Hello, 0, encode(hello), epoch)
 }
@@ -123,6 +124,8 @@ type session struct {
 	mu      sync.Mutex
 	streams map[uint32]*stream
 	last    uint32
+	parts   []byte // of the request that the next open ends, and whose it is
+	partsOf uint32
 }
 
 func (s *session) listen(reader *wire.Reader) error {
@@ -138,6 +141,12 @@ func (s *session) listen(reader *wire.Reader) error {
 }
 
 func (s *session) dispatch(frame wire.Frame) bool {
+	if frame.Kind == wire.Part {
+		return s.part(frame)
+	}
+	if len(s.parts) > 0 && (frame.Kind != wire.Open || frame.Stream != s.partsOf) {
+		return false
+	}
 	if frame.Kind == wire.Open {
 		return s.open(frame)
 	}
@@ -150,7 +159,25 @@ func (s *session) dispatch(frame wire.Frame) bool {
 	return st.give(frame)
 }
 
+// part keeps a piece of a request; there is one such request at a time, and it has an end.
+func (s *session) part(frame wire.Frame) bool {
+	first := len(s.parts) == 0
+	if first && frame.Stream <= s.last || !first && frame.Stream != s.partsOf {
+		return false
+	}
+	if len(frame.Payload) == 0 || len(s.parts)+len(frame.Payload) > wire.MaxRequest {
+		return false
+	}
+	s.parts, s.partsOf = append(s.parts, frame.Payload...), frame.Stream
+	return true
+}
+
 func (s *session) open(frame wire.Frame) bool {
+	request := append(s.parts, frame.Payload...)
+	s.parts = nil
+	if len(request) > wire.MaxRequest {
+		return false
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if frame.Stream <= s.last {
@@ -163,7 +190,7 @@ func (s *session) open(frame wire.Frame) bool {
 		return true
 	}
 	s.streams[frame.Stream] = st
-	go s.run(st, frame.Payload)
+	go s.run(st, request)
 	return true
 }
 

@@ -19,6 +19,7 @@ const Version = 1
 // Limits and windows, in bytes.
 const (
 	MaxPayload = 65536
+	MaxRequest = 2097152
 	HeaderSize = 12
 	TagSize    = 4
 	Window     = 262144
@@ -37,6 +38,7 @@ const (
 	Control
 	End
 	Reset
+	Part
 )
 
 // Marker ends a preamble.
@@ -65,6 +67,8 @@ type Greeting struct {
 	BootID     string `json:"boot_id,omitempty"`
 	Identified bool   `json:"identified"`
 	BootError  string `json:"boot_error,omitempty"`
+	// LongestRequest is in bytes; a guest that does not say takes what one frame holds.
+	LongestRequest int `json:"longest_request,omitempty"`
 }
 
 // Append adds a frame to dst. A payload over the limit is a mistake of the caller.
@@ -163,7 +167,7 @@ func header(head []byte) (size int, stream uint32, kind byte, err error) {
 		err = Broken("length over the limit")
 	case kind == 0:
 		err = Cut
-	case kind > Reset:
+	case kind > Part:
 		err = Broken("unknown type")
 	case head[9]|head[10]|head[11] != 0:
 		err = Broken("padding is not zero")

@@ -18,12 +18,13 @@ VERSION = 1  # the wire's major version, `wire` in both hellos
 MARKER = b"banger-wire\r\n\x1a\n\0"
 MAX_PAYLOAD = 65_536
 MAX_FRAME = 12 + MAX_PAYLOAD + 4
+MAX_REQUEST = 2_097_152  # of JSON: as much as Linux passes to a command, argv and environment together
 MAX_HUNT = 1_048_576
 MAX_CREDIT = 2**31 - 1  # outstanding at any one time
 WINDOW = 262_144
 
-HELLO, OPEN, OPENED, DATA, STDERR, EOF, CREDIT, CONTROL, END, RESET = range(1, 11)
-NAMES = ("", "hello", "open", "opened", "data", "stderr", "eof", "credit", "control", "end", "reset")
+HELLO, OPEN, OPENED, DATA, STDERR, EOF, CREDIT, CONTROL, END, RESET, PART = range(1, 12)
+NAMES = ("", "hello", "open", "opened", "data", "stderr", "eof", "credit", "control", "end", "reset", "part")
 
 _HEADER = Struct(">IIB3s")
 _WORD = Struct(">I")
@@ -76,13 +77,27 @@ def encode(kind: int, stream: int, payload: bytes | bytearray | memoryview = b""
 
 def encode_json(kind: int, stream: int, obj: Mapping[str, object], *, tag: int) -> bytes:
     """One frame whose payload is an object; text that is not Unicode (a lone surrogate) is refused."""
+    return encode(kind, stream, _json(kind, obj), tag=tag)
+
+
+def encode_request(stream: int, obj: Mapping[str, object], *, tag: int, limit: int = MAX_REQUEST) -> bytes:
+    """The frames of a request: as many parts as it takes, and the `open` with the last of it. `limit` is what the guest says that it takes."""
+    text = _json(OPEN, obj)
+    most = min(limit, MAX_REQUEST)
+    if len(text) > most:
+        raise WireError(f"it has {len(text)} bytes (argv and environment as JSON), and may have {most}")
+    pieces = [text[at : at + MAX_PAYLOAD] for at in range(0, len(text), MAX_PAYLOAD)]
+    parts = [encode(PART, stream, piece, tag=tag) for piece in pieces[:-1]]
+    return b"".join([*parts, encode(OPEN, stream, pieces[-1], tag=tag)])
+
+
+def _json(kind: int, obj: Mapping[str, object]) -> bytes:
     import json
 
     try:
-        payload = json.dumps(obj, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+        return json.dumps(obj, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
     except ValueError as error:
         raise WireError(f"{NAMES[kind]} frame: not representable as JSON: {error}") from error
-    return encode(kind, stream, payload, tag=tag)
 
 
 def encode_credit(stream: int, count: int, *, tag: int) -> bytes:
@@ -115,7 +130,7 @@ def _header(buffer: bytearray, at: int) -> tuple[int, int, int]:
     size, stream, kind, zero = _HEADER.unpack_from(buffer, at)
     if size > MAX_PAYLOAD:
         raise WireError(f"frame: length {size} is over the limit of {MAX_PAYLOAD}")
-    if not HELLO <= kind <= RESET:
+    if not HELLO <= kind <= PART:
         raise WireError(f"frame: unknown type {kind}")
     if zero != b"\0\0\0":
         raise WireError(f"{NAMES[kind]} frame: padding is not zero")

@@ -151,6 +151,27 @@ async def test_a_request_without_an_answer_is_given_up_in_time(tasks: asyncio.Ta
         await conversation.request({"op": "sync"}, timeout=0.05)
 
 
+async def test_a_long_request_goes_in_one_piece_with_nothing_between_its_parts(tasks: asyncio.TaskGroup) -> None:
+    pipe = Pipe()
+    pipe.feed(guest_hello(longest_request=wire.MAX_REQUEST))
+    conversation = await converse(pipe, epoch=EPOCH, tasks=tasks, name="otter", timeout=2)
+    pipe.feed(frame(wire.OPENED, 1, b"{}"))
+    await conversation.open({"op": "exec", "argv": ["x" * 1_000_000]})
+    kinds = [kind for kind, _, _ in pipe.frames()]
+    assert kinds == [wire.PART] * (len(kinds) - 1) + [wire.OPEN]
+    assert len(kinds) == 16
+    with pytest.raises(BadRequest, match="may have 2097152") as caught:
+        await conversation.open({"op": "exec", "argv": ["x" * 3_000_000]})
+    assert "stdin" in caught.value.hint
+
+
+async def test_an_agent_that_does_not_say_so_gets_no_request_of_several_frames(tasks: asyncio.TaskGroup) -> None:
+    conversation, pipe = await met(tasks)
+    with pytest.raises(BadRequest, match="may have 65536"):
+        await conversation.open({"op": "exec", "argv": ["x" * 70_000]})
+    assert pipe.frames() == []
+
+
 async def test_data_within_its_credit_is_delivered_and_small_pieces_join(tasks: asyncio.TaskGroup) -> None:
     conversation, pipe = await met(tasks)
     stream = await opened(conversation, pipe)

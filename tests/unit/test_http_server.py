@@ -317,7 +317,7 @@ async def test_a_conversation_that_cannot_begin_is_an_ordinary_error(toy: Toy) -
         (b"hello\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"y" * 70_000, 431),
-        (b"POST /things HTTP/1.1\r\nHost: x\r\nContent-Length: 1048577\r\n\r\n" + b" " * 1_048_577, 413),
+        (b"POST /things HTTP/1.1\r\nHost: x\r\nContent-Length: 4194305\r\n\r\n" + b" " * 4_194_305, 413),
         (b"POST /things HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n", 400),
     ],
 )

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from banger import wire
 
 TAG = 0x01020304
-KINDS = range(wire.OPEN, wire.RESET + 1)
+KINDS = range(wire.OPEN, wire.PART + 1)
 Event = list[object]
 
 
@@ -219,3 +219,19 @@ def test_a_credit_frame_carries_a_count() -> None:
     assert (stream, wire.decode_credit(payload)) == (3, 70_000)
     with pytest.raises(wire.WireError):
         wire.decode_credit(b"\0")
+
+
+@pytest.mark.parametrize("size", [0, wire.MAX_PAYLOAD, wire.MAX_PAYLOAD + 1, wire.MAX_REQUEST - 100])
+def test_a_request_comes_in_parts_of_which_the_last_opens(size: int) -> None:
+    request = {"op": "exec", "argv": ["true", "x" * size]}
+    *parts, last = wire.Decoder(TAG).feed(wire.encode_request(7, request, tag=TAG))
+    assert [(part.kind, part.stream, len(part.payload)) for part in parts] == [(wire.PART, 7, wire.MAX_PAYLOAD)] * len(parts)
+    assert (last.kind, last.stream) == (wire.OPEN, 7)
+    assert wire.decode_json(b"".join([*(part.payload for part in parts), last.payload])) == request
+
+
+@pytest.mark.parametrize(("limit", "most"), [(wire.MAX_REQUEST, wire.MAX_REQUEST), (1 << 40, wire.MAX_REQUEST), (65_536, 65_536), (-1, -1)])
+def test_a_request_that_is_longer_than_a_guest_takes_is_refused_with_both_sizes(limit: int, most: int) -> None:
+    request = {"op": "exec", "argv": ["x" * wire.MAX_REQUEST]}
+    with pytest.raises(wire.WireError, match=f"it has 20971[0-9]{{2}} bytes .*, and may have {most}"):
+        wire.encode_request(7, request, tag=TAG, limit=limit)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from banger.model.errors import BadRequest
 from tests.vm.refusal import BAD_REQUEST, CONFLICT, GUEST_FAILED, NO_COMMAND, NOT_EXECUTABLE, NOT_FOUND, refused
 from tests.world import KERNEL, SHELF, SLIM, World, until
 
@@ -181,8 +182,12 @@ def test_a_command_that_cannot_run_is_an_error_of_its_kind(
 
 
 def test_a_request_that_does_not_fit_is_refused_and_the_machine_answers_on(shared: World) -> None:
-    refused(shared, "vm", "exec", "otter", "--", "true", "x" * 70_000, says="the request does not fit")
-    assert shared.ok("vm", "exec", "otter", "--", "echo", "x" * 60_000).strip() == "x" * 60_000
+    words = ["x" * 100_000] * 15
+    assert shared.ok("vm", "exec", "otter", "--", "echo", *words).split() == words
+    argv = ["echo", *("x" * 100_000 for _ in range(22))]
+    with pytest.raises(BadRequest, match=r"the request does not fit: it has 2200[0-9]{3} bytes"):
+        shared.client().duplex("vm.exec", vm="otter", argv=argv)
+    assert shared.ok("vm", "exec", "otter", "--", "echo", "here") == "here\n"
 
 
 def test_the_environment_may_hold_anything_but_a_nul(shared: World) -> None:

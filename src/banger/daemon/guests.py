@@ -18,6 +18,7 @@ from banger.host.stream import Stream
 from banger.model.errors import BadRequest, BangerError, GuestFailed, NoCommand, NotFound, TimedOut
 
 log = logging.getLogger(__name__)
+ONE_FRAME = wire.MAX_PAYLOAD
 HELLO_TIMEOUT = 10.0
 OPEN_TIMEOUT = 30.0
 RESET_TIMEOUT = 1.0
@@ -34,6 +35,8 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True):
     version: str
     boot_id: str = ""
     identified: bool = False
+    #: An agent that does not say takes a single frame.
+    longest_request: int = ONE_FRAME
     boot_error: str = ""
 
 
@@ -158,7 +161,7 @@ class Conversation:
             stream.take(frame)
             if stream.over:
                 del self.streams[frame.stream]
-        elif frame.stream >= self.next_number or frame.kind in (wire.OPEN, wire.CONTROL, wire.RESET):
+        elif frame.stream >= self.next_number or frame.kind in (wire.OPEN, wire.CONTROL, wire.RESET, wire.PART):
             raise wire.WireError(f"{wire.NAMES[frame.kind]} frame for a stream that never was")
 
     async def write(self, data: bytes, *, begins: GuestStream | None = None) -> None:
@@ -195,13 +198,13 @@ class Conversation:
         self.next_number += 1
         self.streams[stream.number] = stream
         try:
-            frame = wire.encode_json(wire.OPEN, stream.number, request, tag=self.epoch)
+            frames = wire.encode_request(stream.number, request, tag=self.epoch, limit=self.hello.longest_request)
         except wire.WireError as error:
             del self.streams[stream.number]
             raise BadRequest(f"the request does not fit: {error}", hint="pass what is long through the command's stdin") from error
         try:
             async with asyncio.timeout(OPEN_TIMEOUT):
-                await self.write(frame, begins=stream)
+                await self.write(frames, begins=stream)
                 while not stream.waiting:
                     stream.arrived.clear()
                     await stream.arrived.wait()

@@ -65,6 +65,7 @@ class FakeGuest:
 
     async def _greet(self, stream: Stream, epoch: int) -> None:
         hello = {"wire": wire.VERSION, "epoch": epoch, "version": "0.1.0", "boot_id": self.boot_id, "identified": self.identified}
+        hello |= {"longest_request": wire.MAX_REQUEST}
         if self.boot_error:
             hello["boot_error"] = self.boot_error
         await stream.write(wire.MARKER + wire.encode_json(wire.HELLO, 0, hello, tag=epoch))
@@ -77,6 +78,7 @@ class _Talk:
         self.guest, self.stream, self.epoch = guest, stream, epoch
         #: Commands that wait for the host's first credit before they print.
         self.running: dict[int, tuple[bytes, int]] = {}
+        self.parts = b""
 
     async def go_on(self, data: bytes) -> None:
         decoder = wire.Decoder(self.epoch)
@@ -95,8 +97,10 @@ class _Talk:
 
     async def _take(self, frame: wire.Frame) -> None:
         kind, number, payload = frame
-        if kind == wire.OPEN:
-            request = wire.decode_json(payload)
+        if kind == wire.PART:
+            self.parts += payload
+        elif kind == wire.OPEN:
+            request, self.parts = wire.decode_json(self.parts + payload), b""
             self.guest.requests.append(request)
             await self._open(number, request)
         elif kind == wire.CREDIT and number in self.running:

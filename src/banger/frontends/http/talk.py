@@ -11,7 +11,8 @@ import h11
 import msgspec
 
 MAX_HEAD = 32 << 10
-MAX_BODY = 1 << 20
+#: A request to an agent may have half of it (wire.MAX_REQUEST); what is longer than that is told with more words.
+MAX_BODY = 4 << 20
 READ_BYTES = 256 << 10
 REQUEST_SECONDS = 10.0
 IDLE_SECONDS = 300.0
