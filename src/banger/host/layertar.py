@@ -253,7 +253,9 @@ class Reader:
             if len(record) < length or not equals or record[-1:] != b"\n":
                 raise self.broken("an extended header is malformed")
             at += length
-            if everywhere:
+            if not value:  # takes back what was said before
+                self.standing.pop(key, None)
+            elif everywhere:
                 self.standing |= {key: value} if key in STANDING else {}
             elif key.startswith(XATTR):
                 own.xattrs[key[len(XATTR) :]] = value
