@@ -44,7 +44,7 @@ class Budget:
             if self.over:
                 raise Corrupt(f"{reader.layer} is no longer read, since another is wrong")
             if self.bytes > self.limits.size:
-                after = f"after the entry {shown(reader.last)}"
+                after = f"with the entry {shown(reader.last)}"
                 raise Corrupt(f"{reader.layer} unpacks to more than an image may be ({self.limits.size} bytes), {after}", hint=HINT)
             self.told(self.bytes)
 
@@ -104,7 +104,7 @@ def scan_all(layers: Sequence[Layer], folder: Path, budget: Budget) -> list[Scan
         try:
             return [future.result() for future in futures]
         except BaseException:
-            budget.over = True
+            budget.over = True  # whoever still reads stops
             for future in futures:
                 future.cancel()
             raise

@@ -174,7 +174,7 @@ class Reader:
             if kind in b"xgLK":
                 taken += size
                 if taken > LARGEST_HEADER:
-                    raise self.wrong("has extended headers that are too long")
+                    raise self.wrong("is followed by extended headers that are too long")
                 self._extend(kind, self._content(size), own)
                 if kind == b"g":
                     taken = 0
@@ -227,8 +227,6 @@ class Reader:
 
     def _content(self, size: int) -> bytes:
         """The content of an extended header, padding passed over."""
-        if size > LARGEST_HEADER:
-            raise self.wrong("is followed by an extended header that is too long")
         data = self.source.take(size)
         if len(data) < size or not self.source.skip(-size % BLOCK):
             raise self.broken("it is cut short")

@@ -288,7 +288,7 @@ class Tree:
             return 0, -1
         if inode:
             raise self._wrong(entry, f"is below {shown(name)}, which is no folder")
-        if len(way) > self.limits.depth:
+        if len(way) >= self.limits.depth:
             raise self._wrong(entry, f"is more than {self.limits.depth} folders deep")
         return self._missing(at, inside, name, entry)
 
