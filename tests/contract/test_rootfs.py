@@ -1,4 +1,4 @@
-"""Root file systems out of layers: the same of the fake and the real; and what only the real one has: its bytes, its ends, and what it does when all is full."""
+"""Root file systems out of layers: what the fake and the real one have in common; then the real one's bytes, its ends, and a disk that is full."""
 
 from __future__ import annotations
 
@@ -36,6 +36,11 @@ def some(place: Path, *items: Item, how: str = "gzip") -> Layer:
 
 def said(path: Path, question: str) -> bytes:
     return subprocess.run(["/usr/sbin/debugfs", "-R", question, path], capture_output=True, check=True).stdout
+
+
+def gnu_tar(place: Path, name: str) -> bytes:
+    command = ["tar", "--sparse", "--format=gnu", f"--directory={place}", "--create", name]
+    return subprocess.run(command, capture_output=True, check=True).stdout
 
 
 async def test_layers_become_a_file_of_the_size_that_is_told(rootfs: RootFs, tmp_path: Path) -> None:
@@ -99,7 +104,7 @@ async def test_gnus_own_form_of_sparse_files_is_read(tmp_path: Path) -> None:
             writer.seek(at * 100_000 + at)
             writer.write(b"%d" % at * 3000)
     whole = (tmp_path / "holes").read_bytes()
-    data = subprocess.run(["tar", "--sparse", "--format=gnu", f"--directory={tmp_path}", "--create", "holes"], capture_output=True, check=True).stdout
+    data = gnu_tar(tmp_path, "holes")
     assert len(data) < len(whole)
     await real().write(tmp_path / "rootfs.ext4", [layer(tmp_path, data)], label="a-test")
     assert sound(tmp_path / "rootfs.ext4") == ""
