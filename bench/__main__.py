@@ -21,6 +21,7 @@ from banger.model.ids import VmId
 from banger.model.vm import VmPlan
 from bench.bare import boot_to_first_frame, memory_kib, ssh_into, wake_ups
 from bench.lab import nested
+from bench.layers import unpacking
 from bench.measure import RUNS, Figure, in_turn, run, seconds
 from bench.shelf import sized
 from tests.world import GOLDEN, ROOT, World, fill_shelf
@@ -153,6 +154,7 @@ BENCHMARKS: dict[str, Callable[[], Iterator[Figure]]] = {
     "inside": inside,
     "idle": idling,
     "sized": sized,
+    "layers": unpacking,
     "lab": nested,
     "network": lambda: nested("network"),
 }

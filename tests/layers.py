@@ -16,7 +16,7 @@ from pathlib import Path
 
 from banger.host import loop
 from banger.host.rootfs import Layer
-from banger.host.zstd import ZstdCompressor
+from banger.host.zstd import ZstdCompressor, ZstdDecompressor
 
 #: A moment with a fraction.
 TIME = 1_700_000_000.25
@@ -82,27 +82,36 @@ def layer(place: Path, data: bytes, how: str = "tar") -> Layer:
 
 def layout(place: Path, layers: Sequence[Layer]) -> Path:
     """An image that umoci reads, with the tag `latest`; its layers are not packed, which any umoci understands."""
-    blobs = place / "blobs/sha256"
-    blobs.mkdir(parents=True)
+    return _layout(place, [(_plain(each), "layer.v1.tar") for each in layers], layers)
+
+
+def packed_layout(place: Path, layers: Sequence[Layer]) -> Path:
+    """The same with layers that are packed with gzip, as they are."""
+    return _layout(place, [(Path(each.path).read_bytes(), "layer.v1.tar+gzip") for each in layers], layers)
+
+
+def _plain(each: Layer) -> bytes:
+    data = Path(each.path).read_bytes()
+    if each.path.endswith(".gzip"):
+        return gzip.decompress(data)
+    return ZstdDecompressor().decompress(data) if each.path.endswith(".zstd") else data
+
+
+def _layout(place: Path, blobs: Sequence[tuple[bytes, str]], layers: Sequence[Layer]) -> Path:
+    folder = place / "blobs/sha256"
+    folder.mkdir(parents=True)
 
     def put(data: bytes, media: str) -> dict[str, object]:
         digest = hashlib.sha256(data).hexdigest()
-        (blobs / digest).write_bytes(data)
+        (folder / digest).write_bytes(data)
         return {"mediaType": f"application/vnd.oci.image.{media}", "digest": f"sha256:{digest}", "size": len(data)}
 
-    def plain(each: Layer) -> bytes:
-        data = Path(each.path).read_bytes()
-        if each.path.endswith(".gzip"):
-            return gzip.decompress(data)
-        return subprocess.run(["zstd", "-dc"], input=data, capture_output=True, check=True).stdout if each.path.endswith(".zstd") else data
-
-    described = [put(plain(each), "layer.v1.tar") for each in layers]
     config = {**PLATFORM, "config": {}, "rootfs": {"type": "layers", "diff_ids": [each.diff_id for each in layers]}, "history": []}
     manifest = {
         "schemaVersion": 2,
         "mediaType": "application/vnd.oci.image.manifest.v1+json",
         "config": put(json.dumps(config).encode(), "config.v1+json"),
-        "layers": described,
+        "layers": [put(data, media) for data, media in blobs],
     }
     index = {**put(json.dumps(manifest).encode(), "manifest.v1+json"), "annotations": {"org.opencontainers.image.ref.name": "latest"}}
     (place / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [index]}))
