@@ -1,5 +1,5 @@
 # One command each: `make check` (format, lint, types, layers, unit tests, the agent's own), `make test` (everything this machine can run), `make bench`.
-.PHONY: check test lab bench vm clean
+.PHONY: check test lab bench fuzz vm clean
 
 python = .venv/bin/python
 go = $(CURDIR)/.venv/bin/go
@@ -31,6 +31,10 @@ lab: .venv/built-dev
 
 bench: .venv/built-dev
 	$(python) -m bench
+
+# For a night: tampered layers, by the ten thousand.
+fuzz: .venv/built-dev
+	env BANGER_FUZZ_CASES=10000 $(python) -m pytest -q --timeout=0 tests/contract/test_rootfs_fuzz.py
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis src/banger/agent
