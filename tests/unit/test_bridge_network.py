@@ -282,3 +282,10 @@ async def test_a_firewall_that_refuses_is_told_when_a_machine_is_made_and_by_doc
     rows = await made.check()
     assert [row.level for row in rows] == [Level.PASS, Level.WARN]
     assert rows[1].fix == "iptables -I FORWARD -i br-banger -j ACCEPT"
+
+
+@pytest.mark.parametrize(("forwards", "says"), [(True, "is on, and banger never turns it off"), (False, "turns it on, and banger never turns it off")])
+async def test_doctor_says_that_forwarding_stays_on(fake: FakeHost, forwards: bool, says: str) -> None:
+    fake.links.forwards = forwards
+    (row,) = await bridge(fake).check()
+    assert says in row.message

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from banger.model.ids import VmId
 
 log = logging.getLogger(__name__)
+#: Whoever turned IPv4 forwarding on: nobody can know when nobody else needs it any more.
+STAYS = "and banger never turns it off (net.ipv4.ip_forward)"
 SUBJECT = "network bridge"
 MOST_PORTS = 1000
 MTU = 1500
@@ -302,7 +304,7 @@ class Bridge:
             packages = (PACKAGE,) if f"package {PACKAGE}" in lacks else ()
             return [Finding(level=Level.WARN, subject=SUBJECT, message=lacks, fix="see the guide's page on networks", packages=packages)]
         rows = [Finding(level=Level.WARN, subject=SUBJECT, message=f"{each.chain} refuses what machines send", fix=each.fix) for each in refusals]
-        forwarding = "is on" if self.links.forwarding() else "is off: the first machine with NAT turns it on"
+        forwarding = f"is on, {STAYS}" if self.links.forwarding() else f"is off: the first machine with NAT turns it on, {STAYS}"
         message = f"{self.name} with {self.host.settings.subnet} can be had; IPv4 forwarding {forwarding}"
         return [Finding(level=Level.PASS, subject=SUBJECT, message=message), *rows]
 
