@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from banger.model.errors import (
@@ -91,3 +93,15 @@ async def test_prune_goes_on_after_one_that_fails(place: Place) -> None:
     told = {each.target: each.ok for each in await daemon.vms.prune()}
     assert told == {"otter": False, "wren": True}
     assert {row.name for row in daemon.vms.rows()} == {"otter", "runner"}
+
+
+async def test_a_machine_starts_though_the_cache_was_emptied(place: Place) -> None:
+    daemon = await place.daemon()
+    made = await result(await daemon.vms.create(OTTER, start=False, wait="agent"))
+    place.host.files.remove_tree(place.fake.paths.cache)
+    (place.fake.paths.state / "agent").write_bytes(b"a newer agent")
+    started = await result(daemon.vms.start("otter", wait="agent"))
+    assert started.state is VmState.RUNNING
+    initramfs = Path(daemon.vms.machines[made.id].plan.machine.initramfs)
+    assert b"a newer agent" in initramfs.read_bytes()
+    assert str(initramfs) in str(daemon.vms.store.load()), "and the next daemon knows it"

@@ -188,6 +188,11 @@ def with_nat(plan: VmPlan, nat: bool) -> VmPlan:
     return msgspec.structs.replace(plan, nic=nic, machine=msgspec.structs.replace(plan.machine, nic=nic))
 
 
+def with_initramfs(plan: VmPlan, initramfs: Path) -> VmPlan:
+    """The plan with another initramfs."""
+    return msgspec.structs.replace(plan, machine=msgspec.structs.replace(plan.machine, initramfs=str(initramfs)))
+
+
 def spec_line(plan: VmPlan) -> str:
     """What was decided, for people: one line."""
     access = " with host access" if plan.nic.host_access else ""

@@ -7,6 +7,7 @@ import logging
 import signal as signals
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
+from pathlib import Path
 
 from banger.backends.network import Shared
 from banger.daemon import plan as planning
@@ -139,11 +140,24 @@ class Vms:
 
         return self.operations.follow(self.operations.begin("vm.restart", machine.plan.name, work))
 
+    async def _furnish(self, machine: Machine) -> None:
+        """The cache may have been emptied since the machine was made: then what it boots with is made again, with the agent of today."""
+        plan = machine.plan
+        if self.host.files.size(Path(plan.machine.initramfs)) is not None:
+            return
+        async with machine.lock:
+            image = self.making.images.shelf.local(plan.image)
+            made = self.making.boots.initramfs(self.making.kernels.show(plan.kernel), image.filesystem if image is not None else "ext4")
+            changed = planning.with_initramfs(plan, made)
+            self.store.change(changed)
+            machine.plan = changed
+
     async def _start(self, machine: Machine, wait: str) -> VmStatus:
         if machine.inspect().running:
             await machine.meet(MEET_TIMEOUT)
             return machine.status()
         machine.note = ""
+        await self._furnish(machine)
         async with step("plan", planning.spec_line(machine.plan)):
             await self.keeping.up(machine, wait)
         self.keeping.watch(machine)
