@@ -5,21 +5,27 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from banger.backends import load
 from banger.daemon.artefacts import Shelf
 from banger.daemon.images import Images, Kernels
 from banger.daemon.operations import Operations
+from banger.model import oci
 from banger.model.catalog import ImageEntry, ImageManifest, ImagePart, KernelEntry, KernelManifest, Wish
 from banger.model.config import Settings
-from banger.model.errors import AlreadyExists, BadRequest, Busy, Corrupt, DownloadFailed, NoSpace, NotFound, WrongState
+from banger.model.errors import AlreadyExists, BadRequest, BangerError, Busy, Corrupt, DownloadFailed, NoSpace, NotFound, WrongState
 from banger.model.event import Event, listening
 from banger.testing import FakeHost
+from banger.testing.registry import LAYER
 from tests.unit.test_autopull import KernelSource
+from tests.unit.test_oci import mutate
 
 LAYERS = [b"a" * 1000, b"b" * 2000]
 CONFIG = {
@@ -307,3 +313,44 @@ def test_an_entry_that_cannot_be_meant_is_refused(bench: Bench, tmp_path: Path, 
     with pytest.raises(BadRequest):
         source.plan(entry, tmp_path)
     assert isinstance(source.plan(CATALOG["debian-bookworm"], tmp_path), ImagePart)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_a_hostile_registry_makes_no_half_image(data: st.DataObject) -> None:
+    """Its documents are changed anywhere, and found by the digests that they have then."""
+
+    async def attempt(root: Path) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            bench = Bench(root, tasks)
+            changed = data.draw(st.sampled_from(["config", "manifest", "index"]))
+            documents = hostile(bench, data, changed)
+            bench.registry.tags["registry.example/odd:1"] = documents
+            try:
+                made = await bench.pull("registry.example/odd:1")
+            except BangerError:
+                assert bench.names() == []
+            else:
+                assert bench.names() == [made.name]
+                assert made.architecture == "x86_64"
+
+    with tempfile.TemporaryDirectory() as folder:
+        asyncio.run(attempt(Path(folder)))
+
+
+def hostile(bench: Bench, data: st.DataObject, changed: str) -> str:
+    """The digest of an index of an image, of which one document is not as it should be."""
+    registry = bench.registry
+
+    def put(document: object, kind: str, name: str) -> dict[str, object]:
+        mutated = mutate(data, document) if name == changed else document
+        made = registry.put(json.dumps(mutated).encode(), kind)
+        return {"mediaType": kind, "digest": made.digest, "size": made.size}
+
+    layers = [registry.put(layer, LAYER) for layer in LAYERS]
+    rows = [{"mediaType": LAYER, "digest": one.digest, "size": one.size} for one in layers]
+    config = {"os": "linux", "architecture": "amd64", "config": CONFIG, "rootfs": {"type": "layers", "diff_ids": [one.digest for one in layers]}}
+    manifest = {"schemaVersion": 2, "mediaType": oci.OCI_MANIFEST, "config": put(config, oci.OCI_CONFIG, "config"), "layers": rows}
+    image = put(manifest, oci.OCI_MANIFEST, "manifest") | {"platform": {"os": "linux", "architecture": "amd64"}}
+    index = {"schemaVersion": 2, "mediaType": oci.OCI_INDEX, "manifests": [image]}
+    return str(put(index, oci.OCI_INDEX, "index")["digest"])

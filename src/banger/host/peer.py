@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlencode, urljoin, urlsplit
+from urllib.parse import unquote, urlencode, urljoin, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import msgspec
@@ -26,7 +26,7 @@ from banger.model.errors import Corrupt, DownloadFailed, NotFound
 from banger.model.registry import Challenge, Login, Token, complaint, parse_challenge, retry_after
 
 if TYPE_CHECKING:
-    from aiohttp import BasicAuth, ClientResponse, ClientSession
+    from aiohttp import ClientResponse, ClientSession
 
 log = logging.getLogger(__name__)
 #: Seconds to connect, and in which so many bytes must come: who sends less has stalled.
@@ -81,17 +81,16 @@ class Session:
             self.contexts[server] = context
         return self.contexts[server]
 
-    def proxy(self, url: str) -> tuple[str, BasicAuth | None] | None:
-        """The proxy for an address, and who we are to it."""
-        from aiohttp import BasicAuth
-
+    def proxy(self, url: str) -> tuple[str, dict[str, str]] | None:
+        """The proxy for an address, and the headers by which it knows us."""
         parts = urlsplit(url)
         found = getproxies().get(parts.scheme, "")
         if not found.startswith(("http://", "https://")) or loopback(parts.hostname or "") or proxy_bypass(parts.netloc):
             return None
         place = urlsplit(found)
-        login = BasicAuth(place.username, place.password or "") if place.username else None
-        return place._replace(netloc=place.netloc.rpartition("@")[2]).geturl(), login
+        login = Login(user=unquote(place.username), secret=unquote(place.password or "")).basic if place.username else ""
+        known = {"Proxy-Authorization": login} if login else {}
+        return place._replace(netloc=place.netloc.rpartition("@")[2]).geturl(), known
 
 
 def _add_certificates(context: ssl.SSLContext, folder: Path) -> None:
@@ -162,11 +161,11 @@ class Peer:
                 "GET" if form is None else "POST",
                 URL(url, encoded=True),
                 data=form,
-                headers=dict(headers),
+                headers={**headers, **(proxy[1] if proxy and not secure else {})},
                 allow_redirects=False,
                 ssl=self.session.context(urlsplit(url).netloc) if secure else True,
                 proxy=proxy[0] if proxy else None,
-                proxy_auth=proxy[1] if proxy else None,
+                proxy_headers=proxy[1] if proxy and secure else None,
             )
 
     def _led(self, url: str, response: ClientResponse) -> str:
