@@ -61,7 +61,7 @@ class Names:
     """Columns, with a hash table (open addressing) from folder and name to index. `layer` is the last that brought the name or something below it."""
 
     def __init__(self) -> None:
-        self.folder, self.inode, self.start = array("I"), array("I"), array("Q")
+        self.folder, self.inode, self.start = array("I"), array("I"), array("I")
         self.length, self.layer = array("B"), array("H")
         self.text = bytearray()
         self.table = array("I", bytes(4 << 12))
@@ -322,6 +322,11 @@ class Tree:
         except Corrupt:
             return False
         return False
+
+    def close(self) -> None:
+        """Nothing more is looked up: give back the room that this takes."""
+        self.names.table = array("I")
+        self.remembered.clear()
 
     def _wrong(self, entry: bytes, what: str) -> Corrupt:
         return Corrupt(f"{self.what}: the entry {shown(entry)} {what}")

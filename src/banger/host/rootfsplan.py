@@ -26,10 +26,13 @@ MOST_NAMES = 65000
 
 
 class Plan:
-    """What of a tree is reached. `number` has each inode's number in the file system (0: not reached), `links` how often it is named."""
+    """What of a tree is reached; nothing can be looked up in that any more. `number` has each inode's number in the file system (0: not reached),
+    `links` how often it is named."""
 
     def __init__(self, tree: Tree) -> None:
         self.tree = tree
+        self.found = self._lost_and_found()
+        tree.close()
         count = len(tree.inodes.mode)
         self.number, self.links = array("I", bytes(4 * count)), array("I", bytes(4 * count))
         self.above = array("I", bytes(4 * count))
@@ -81,7 +84,6 @@ class Plan:
 
     def _enumerate(self) -> None:
         """In the order in which the layers brought them, so that what was packed together lies together."""
-        self.found = self._lost_and_found()
         number = FIRST_INODE
         for inode, reached in enumerate(self.number):
             if not reached:
@@ -103,7 +105,7 @@ class Plan:
     def _lost_and_found(self) -> int:
         """An image's own, or 0. The file system has one anyway, with a number of its own."""
         at = self.tree.names.find(ROOT, FOUND)
-        inode = self.tree.names.inode[at] if at >= 0 else 0
+        inode = self.tree.names.inode[at] if at >= 0 and self.tree.names.layer[at] >= self.tree.opaque.get(ROOT, 0) else 0
         if inode and not stat.S_ISDIR(self.tree.inodes.mode[inode]):
             raise Corrupt("the image has a lost+found that is no folder; ext4 needs that name")
         return inode

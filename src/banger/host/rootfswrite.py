@@ -7,6 +7,7 @@ written through libext2fs. Progress goes to stderr. Whatever ends this process, 
 
 from __future__ import annotations
 
+import ctypes
 import os
 import resource
 import stat
@@ -16,6 +17,7 @@ import time
 from array import array
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 
@@ -38,6 +40,8 @@ MOST_LAYERS = 1000
 #: A backstop: what this process may map. It needs a hundredth of it, bombs are found by counting.
 MOST_MEMORY = 4 << 30
 PROGRESS_SECONDS = 0.25
+#: malloc.h: from how many bytes on a block is one of the kernel's.
+MMAP_THRESHOLD = -3
 
 
 class Progress:
@@ -158,7 +162,7 @@ class Filler:
 
     def __init__(self, plan: Plan, volume: Volume, blocks: Blocks, file: int) -> None:
         self.plan, self.tree, self.volume, self.blocks, self.file = plan, plan.tree, volume, blocks, file
-        self.where = array("Q", bytes(8 * len(plan.number)))
+        self.where = array("I", bytes(4 * len(plan.number)))
         self.parts: dict[int, list[Extent]] = {}
 
     def clear(self) -> None:
@@ -319,8 +323,8 @@ def make(job: Job) -> Written:
     if len(job.layers) > MOST_LAYERS:
         raise Corrupt(f"the image has {len(job.layers)} layers; more than {MOST_LAYERS} cannot be meant")
     tree, _ = merged(job)
-    plan = Plan(tree)
     found = tuple(path for path in job.look if tree.leads(os.fsencode(path)))
+    plan = Plan(tree)
     shape = make_empty(job, plan)
     content = fill(job, plan, shape)
     return Written(size=shape.size, content=content, entries=plan.entries, found=found)
@@ -340,9 +344,16 @@ def answer(job: Job) -> Outcome:
         return Outcome(code=Corrupt.code, message="the image's layers take more memory than reading them may")
 
 
+def large_blocks_apart() -> None:
+    """Columns that grow are moved by the kernel, page by page, and not copied about in the heap, which would take their room twice (mallopt(3))."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).mallopt(MMAP_THRESHOLD, 1 << 20)
+
+
 def main() -> int:
     """The process."""
     os.umask(0o077)
+    large_blocks_apart()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))
     job = msgspec.json.decode(sys.stdin.buffer.read(), type=Job)
