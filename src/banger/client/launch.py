@@ -11,7 +11,9 @@ from time import monotonic
 from banger.client.answer import error_of
 from banger.model.errors import DaemonUnreachable, TimedOut
 
-START_SECONDS = 10.0
+#: It listens once it has undone what its killed predecessor left half made: a disk that someone keeps open takes 5 s of that, and a host may be busy.
+#: One that ends is noticed at once.
+START_SECONDS = 60.0
 DOCTOR_SECONDS = 120.0
 
 
