@@ -121,6 +121,16 @@ async def test_an_end_of_the_connection_before_the_hello_is_told(tasks: asyncio.
         await converse(pipe, epoch=EPOCH, tasks=tasks, name="otter", timeout=2)
 
 
+async def test_a_guest_that_answers_when_the_daemon_stops_is_hung_up_on() -> None:
+    async with asyncio.TaskGroup() as over:
+        pass
+    pipe = Pipe()
+    pipe.feed(guest_hello())
+    with pytest.raises(GuestFailed, match="nobody listens"):
+        await converse(pipe, epoch=EPOCH, tasks=over, name="otter", timeout=2)
+    assert pipe.closed
+
+
 async def test_a_request_returns_what_the_guest_answers(tasks: asyncio.TaskGroup) -> None:
     conversation, pipe = await met(tasks)
     pipe.feed(frame(wire.END, 1, b'{"ok":{"booted":true}}'))

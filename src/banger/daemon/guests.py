@@ -140,7 +140,13 @@ class Conversation:
         #: Why it will end, once somebody knows; told however the end then shows.
         self.ending: BangerError | None = None
         self.decoder = wire.Decoder(self.epoch)
-        self.reader = tasks.create_task(self._read(rest), name=f"guest {name}")
+        reading = self._read(rest)
+        try:
+            self.reader = tasks.create_task(reading, name=f"guest {name}")
+        except RuntimeError as error:  # the group takes no more tasks: the daemon is being stopped
+            reading.close()
+            stream.close()
+            raise GuestFailed(f"nobody listens to {name} any more: {error}") from error
 
     async def _read(self, data: bytes) -> None:
         try:
