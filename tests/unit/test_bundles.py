@@ -22,7 +22,7 @@ from banger.host.bundle import RealBundles
 from banger.host.zstd import ZstdCompressor, ZstdDecompressor
 from banger.model import codec
 from banger.model.bundle import Bundle, BundledFile, checked
-from banger.model.errors import AlreadyExists, BadRequest, BangerError, Corrupt, NotFound, WrongState
+from banger.model.errors import AlreadyExists, BadRequest, BangerError, Corrupt, NoSpace, NotFound, WrongState
 from banger.model.operation import Loaded, Saved
 from tests.elf import kernel, module
 from tests.place import IMAGE, KERNEL, OTTER, Place, result
@@ -233,3 +233,54 @@ def test_a_manifest_of_anything_is_a_bundle_or_refused(key: str, value: object) 
     text = json.dumps(json.loads(codec.encode(BUNDLE)) | {key: value}).encode()
     with suppress(BangerError):
         checked(codec.decode(text, Bundle, what="it"), "it")
+
+
+URL = "https://example.org/box.tar.zst"
+
+
+async def fetched(daemon: Daemon, url: str = URL, *, sha256: str | None = None, unverified: bool = False) -> Loaded:
+    return cast(Loaded, await last(daemon.bundles.load(file=url, sha256=sha256, unverified=unverified)))
+
+
+async def test_a_bundle_from_the_web_is_taken_if_it_is_what_it_must_be(place: Place) -> None:
+    daemon = await bare(place)
+    place.fake.web.pages[URL] = packed()
+    with pytest.raises(Corrupt, match="is not what it must be"):
+        await fetched(daemon, sha256="0" * 64)
+    assert [*place.fake.paths.images.iterdir(), *place.fake.paths.kernels.iterdir()] == []
+    assert (await fetched(daemon, sha256=digest(packed()))).images == ("box",)
+    assert seen(place) == FILES
+    assert {path.name for path in place.fake.paths.images.iterdir()} == {"box"}
+
+
+async def test_a_bundle_from_the_web_needs_a_digest_unless_it_is_said_otherwise(place: Place) -> None:
+    daemon = await bare(place)
+    place.fake.web.pages[URL] = packed()
+    for url, sha256 in ((URL, None), (URL, "12"), ("http://example.org/b", "0" * 64), ("ftp://example.org/b", "0" * 64)):
+        with pytest.raises(BadRequest):
+            daemon.bundles.load(file=url, sha256=sha256)
+    assert place.fake.web.asked == []
+    assert (await fetched(daemon, unverified=True)).images == ("box",)
+
+
+async def test_a_file_is_held_to_a_digest_too(place: Place, tmp_path: Path) -> None:
+    daemon = await bare(place)
+    (tmp_path / "b").write_bytes(packed())
+    with pytest.raises(Corrupt, match="is not what it must be"):
+        await last(daemon.bundles.load(file=str(tmp_path / "b"), sha256="0" * 64))
+    await last(daemon.bundles.load(file=str(tmp_path / "b"), sha256=digest(packed())))
+    assert seen(place) == FILES
+
+
+async def test_what_cannot_fit_is_not_fetched_to_its_end(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    daemon = await bare(place)
+    place.fake.web.pages[URL] = packed()
+    monkeypatch.setattr("banger.backends.downloads.check_room", full)
+    with pytest.raises(NoSpace):
+        await fetched(daemon, unverified=True)
+    assert list(place.fake.paths.images.iterdir()) == []
+
+
+def full(files: object, folder: Path, need: int, what: str) -> None:
+    """As check_room does where nothing is free."""
+    raise NoSpace(f"making {what} needs {need}")

@@ -11,16 +11,19 @@ from pathlib import Path
 
 import msgspec
 
+from banger.backends.downloads import fetch, verify
 from banger.daemon.images import Images, Kernels, refuse_used
 from banger.daemon.operations import Operations, Progress
 from banger.host import Host
 from banger.host.mmdebstrap import check_room
+from banger.host.web import acceptable
 from banger.model.bundle import BESIDE, Bundle, BundledFile, content_name, own
 from banger.model.catalog import ImageManifest, KernelManifest
 from banger.model.errors import AlreadyExists, BadRequest, Corrupt, NotFound
 from banger.model.event import report, step
 from banger.model.operation import Loaded, Saved
-from banger.model.volume import HEAD, Kind, recognise
+from banger.model.releases import valid_digest
+from banger.model.volume import HEAD, LARGEST, Kind, recognise
 
 log = logging.getLogger(__name__)
 
@@ -79,19 +82,41 @@ class Bundles:
 
     # -- in -------------------------------------------------------------------------------------------------------------------------------------
 
-    def load(self, *, file: str, force: bool) -> AsyncIterator[Progress[Loaded]]:
-        """Take all that is in a bundle as an operation; what is here already, byte for byte, stays as it is."""
-        source = absolute(file)
-        return self.operations.follow(self.operations.begin("bundle.load", str(source), lambda: self._load(source, force)))
+    def load(self, *, file: str, sha256: str | None = None, unverified: bool = False, force: bool = False) -> AsyncIterator[Progress[Loaded]]:
+        """Take all that is in a bundle, a file or on the web, as an operation; what is here already, byte for byte, stays as it is.
 
-    async def _load(self, source: Path, force: bool) -> Loaded:
-        async with step("load bundle", f"loading {source}"):
-            self.host.files.head(source, 1)
+        What comes from the web is what `sha256` says, unless it is to be taken `unverified`.
+        """
+        digest = valid_digest(sha256) if sha256 else ""
+        if "://" not in file:
+            source = absolute(file)
+            return self.operations.follow(self.operations.begin("bundle.load", str(source), lambda: self._judged(source, digest, force)))
+        acceptable(file)
+        if not digest and not unverified:
+            raise BadRequest(f"nothing says what {file} must be", hint="give --sha256 HEX, from whom you trust; or --unverified to take what comes")
+        return self.operations.follow(self.operations.begin("bundle.load", file, lambda: self._fetched(file, digest, force)))
+
+    async def _fetched(self, url: str, digest: str, force: bool) -> Loaded:
+        staging = self.host.files.private_folder(self.images.shelf.staging("download"))
+        try:
+            async with step("fetch bundle", f"fetching {url}"):
+                await fetch(self.host, url, digest, staging / "bundle", name="the bundle", limit=LARGEST)
+            return await self._load(staging / "bundle", force, url)
+        finally:
+            self.host.files.remove_tree(staging)
+
+    async def _judged(self, source: Path, digest: str, force: bool) -> Loaded:
+        self.host.files.head(source, 1)
+        await verify(self.host, source, digest, str(source))
+        return await self._load(source, force)
+
+    async def _load(self, source: Path, force: bool, name: str = "") -> Loaded:
+        async with step("load bundle", f"loading {name or source}"):
             wanted = await self.host.bundles.manifest(source)
             missing = self._missing(wanted, force)
             if not missing:
                 return Loaded(images=(), kernels=(), present=tuple(each.name for each in (*wanted.images, *wanted.kernels)))
-            check_room(self.host.files, self.host.paths.images, self.host.files.used_bytes(source), f"what is in {source}")
+            check_room(self.host.files, self.host.paths.images, self.host.files.used_bytes(source), f"what is in {name or source}")
             stages = {"images": self.images.shelf.staging("bundle"), "kernels": self.kernels.shelf.staging("bundle")}
             for stage in stages.values():
                 self.host.files.private_folder(stage)

@@ -17,7 +17,7 @@ from banger.daemon.operations import Operations, Progress
 from banger.host import Host
 from banger.host.proc import Life, ProcessId
 from banger.model import codec
-from banger.model.errors import AlreadyExists, BadRequest, Corrupt, HostLacks, NotFound
+from banger.model.errors import AlreadyExists, BadRequest, Corrupt, DownloadFailed, HostLacks, NotFound
 from banger.model.event import report, step
 from banger.model.releases import (
     BINARIES,
@@ -120,7 +120,11 @@ class Releases:
         def told(done: int, total: int | None) -> None:
             report(f"fetching {name}", done=done, total=total, unit="bytes")
 
-        await self.host.web.fetch(f"{base}/v{version}/{name}", archive, limit=LARGEST_ARCHIVE, told=told)
+        try:
+            await self.host.web.fetch(f"{base}/v{version}/{name}", archive, limit=LARGEST_ARCHIVE, told=told)
+        except (NotFound, DownloadFailed) as error:
+            error.hint = "is this host online, and the version right? else: banger firecracker install --from FILE"
+            raise
         await self._verify(archive, wanted, name)
         return trust, wanted
 

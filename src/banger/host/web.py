@@ -32,8 +32,9 @@ Told = Callable[[int, int | None], None]
 class Web(Protocol):
     """What banger fetches by itself."""
 
-    async def fetch(self, url: str, into: Path, *, limit: int, told: Told | None = None) -> None:
-        """Write what is at `url` to the new file `into`. NotFound when there is nothing, DownloadFailed when it does not come, or not whole.
+    async def fetch(self, url: str, into: Path, *, limit: int, told: Told | None = None, seconds: float = WHOLE) -> None:
+        """Write what is at `url` to the new file `into`, within so many seconds. NotFound when there is nothing, DownloadFailed when it does not come,
+        or not whole.
 
         Corrupt when it is longer than `limit` bytes; BadRequest for an address that is neither https nor http to this host's loopback.
         """
@@ -73,11 +74,11 @@ def loopback(name: str) -> bool:
 class RealWeb:
     """The web."""
 
-    async def fetch(self, url: str, into: Path, *, limit: int, told: Told | None = None) -> None:
+    async def fetch(self, url: str, into: Path, *, limit: int, told: Told | None = None, seconds: float = WHOLE) -> None:
         """See Web."""
         acceptable(url)
         try:
-            async with asyncio.timeout(WHOLE):
+            async with asyncio.timeout(seconds):
                 response = await asyncio.to_thread(_open, url)
                 try:
                     await _save(response, url, into, limit, told or (lambda done, total: None))
@@ -138,9 +139,7 @@ def _local(error: OSError, into: Path) -> BangerError:
 def _failure(url: str, error: OSError | http.client.HTTPException) -> BangerError:
     if isinstance(error, urllib.error.HTTPError):
         if error.code in (404, 410):
-            return NotFound(f"there is nothing at {url}", hint="is the version right?")
+            return NotFound(f"there is nothing at {url}", hint="is the address right?")
         return DownloadFailed(f"{url} was refused: {error.code} {error.reason}", hint="try again later")
     reason = error.reason if isinstance(error, urllib.error.URLError) else error
-    return DownloadFailed(
-        f"{url} did not come: {reason or type(error).__name__}", hint="is this host online? else: banger firecracker install --from FILE"
-    )
+    return DownloadFailed(f"{url} did not come: {reason or type(error).__name__}", hint="is this host online, and the address right?")

@@ -20,6 +20,6 @@ def save(daemon: Daemon, *, names: list[str], file: str) -> AsyncIterator[Progre
 
 
 @op("POST /bundles/load")
-def load(daemon: Daemon, *, file: str, force: bool = False) -> AsyncIterator[Progress[Loaded]]:
-    """Take the images and kernels that a bundle has, all verified or none; what is here already stays."""
-    return daemon.bundles.load(file=file, force=force)
+def load(daemon: Daemon, *, file: str, sha256: str | None = None, unverified: bool = False, force: bool = False) -> AsyncIterator[Progress[Loaded]]:
+    """Take the images and kernels that a bundle has, a file or at an address, all verified or none; what is here already stays."""
+    return daemon.bundles.load(file=file, sha256=sha256, unverified=unverified, force=force)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from banger.host.web import Told, acceptable
+from banger.host.web import WHOLE, Told, acceptable
 from banger.model.errors import Corrupt, NotFound
 
 
@@ -15,12 +15,12 @@ class FakeWeb:
         self.pages: dict[str, bytes] = {}
         self.asked: list[str] = []
 
-    async def fetch(self, url: str, into: Path, *, limit: int, told: Told | None = None) -> None:
+    async def fetch(self, url: str, into: Path, *, limit: int, told: Told | None = None, seconds: float = WHOLE) -> None:
         """See Web."""
         self.asked.append(acceptable(url))
         page = self.pages.get(url)
         if page is None:
-            raise NotFound(f"there is nothing at {url}", hint="is the version right?")
+            raise NotFound(f"there is nothing at {url}", hint="is the address right?")
         if len(page) > limit:
             raise Corrupt(f"{url} is longer than it may be: more than {limit} bytes")
         into.write_bytes(page)

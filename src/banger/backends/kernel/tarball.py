@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from pathlib import Path, PurePosixPath
 
+from banger.backends.downloads import fetch
 from banger.backends.guestkernels import LIMIT, finish, wanted_module
 from banger.host import Host
 from banger.host.mmdebstrap import check_room
@@ -54,7 +55,7 @@ class TarballKernel:
         build = files.private_folder(into / ".build")
         check_room(files, into, ROOM, f"kernel {part.entry.name}")
         packed, tar, taken = build / "archive", build / "archive.tar", build / "taken"
-        await self._fetch(part.entry, packed)
+        await fetch(self.host, part.entry.url, part.entry.sha256, packed, name=part.entry.name, limit=LARGEST)
         report("unpack")
         await self.host.archive.unpack(packed, tar, limit=LIMIT)
         files.remove_tree(packed)
@@ -68,15 +69,6 @@ class TarballKernel:
         made = await finish(self.host, part, taken / "vmlinux")
         files.remove_tree(build)
         return made
-
-    async def _fetch(self, entry: KernelEntry, into: Path) -> None:
-        def told(done: int, total: int | None) -> None:
-            report(f"fetching {entry.name}", done=done, total=total, unit="bytes")
-
-        await self.host.web.fetch(entry.url, into, limit=LARGEST, told=told)
-        found = await self.host.archive.sha256(into)
-        if found != f"sha256:{entry.sha256}":
-            raise Corrupt(f"{entry.url} is not what it must be: its digest is {found}, not sha256:{entry.sha256}", hint="nothing was kept")
 
     async def remove(self, part: KernelPart) -> None:
         """See KernelSource."""

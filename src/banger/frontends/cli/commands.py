@@ -226,7 +226,10 @@ GROUPS: dict[str, tuple[str, tuple[Command, ...]]] = {
                 "files:load",
                 about="Take an image and its kernel from such a file: the same as banger bundle load.",
                 places=("file",),
-                examples=(("banger image import debian.tar.zst", ""),),
+                examples=(
+                    ("banger image import debian.tar.zst", ""),
+                    ("banger image import https://example.org/debian.tar.zst --sha256 HEX", "fetched, and checked before it is opened"),
+                ),
             ),
             Command("image delete", "image.delete", "calls:each", many=True, aliases=("rm",), examples=(("banger image delete debian-bookworm", ""),)),
         ),

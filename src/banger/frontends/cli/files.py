@@ -40,7 +40,8 @@ def save(given: Given) -> int:
 
 def load(given: Given) -> int:
     """Load a bundle; print what came."""
-    found = _followed(_with_file(given, "file", ""), str(given.parameters["file"]))
+    subject = str(given.parameters["file"])
+    found = _followed(given if "://" in subject else _with_file(given, "file", ""), subject)
     for key, word in () if given.json else (("kernels", "kernel"), ("images", "image")):
         names = found[key]
         data("".join(f"{word} {clean(str(name))}\n" for name in (names if isinstance(names, list) else [])))
