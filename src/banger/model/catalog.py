@@ -27,6 +27,7 @@ class ImageEntry(Entry, frozen=True, kw_only=True, forbid_unknown_fields=True):
     `file` and `managed` are for source `rootfs`: a file on this host, and whether it is copied or used where it is.
     `reference`, `platform` and `plain_http` are for source `oci`: an image in a registry, which of its platforms (empty: the host's), and whether it
     may be asked without TLS. There a `size_mib` of 0 is what the content needs.
+    `url` and `sha256` (hex) are for source `bundle`.
     """
 
     kernel: str
@@ -39,10 +40,12 @@ class ImageEntry(Entry, frozen=True, kw_only=True, forbid_unknown_fields=True):
     reference: str = ""
     platform: str = ""
     plain_http: bool = False
+    url: str = ""
+    sha256: str = ""
 
 
 class KernelEntry(Entry, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A kernel: suite and package are for source `debian`; url and sha256 (hex) for `tarball`; file (a file or a folder of this host) for `folder`."""
+    """A kernel: suite and package are for source `debian`; url and sha256 (hex) for `tarball` and `bundle`; file (a file or a folder) for `folder`."""
 
     suite: str = ""
     package: str = ""
