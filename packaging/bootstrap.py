@@ -55,6 +55,7 @@ DEVELOPMENT = {
     "openssl": "openssl",
     "skopeo": "skopeo",
     "umoci": "umoci",
+    "minisign": "minisign",
     "qemu-utils": "qemu-img",
 }
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")

@@ -204,6 +204,7 @@ async def _serve(host: Host, build: str, tasks: asyncio.TaskGroup) -> None:
         await daemon.images.shelf.clean()
         await daemon.kernels.shelf.clean()
         daemon.releases.clean()
+        daemon.catalogs.clean()
         await daemon.names.open()
         await daemon.vms.adopt()
         with listening_at(host.paths.socket) as listener:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from banger.frontends.cli.commands import GROUPS, SINGLE, Command, every_command, find
+from banger.frontends.cli.commands import GROUPS, SINGLE, every_command, find
 from banger.frontends.cli.help import of_command, of_group, overview
 from banger.frontends.cli.parse import flags_of, parse, places_of, shown_for
+from banger.frontends.cli.words import Command
 from banger.model.errors import BadRequest
 from banger.ops import every_op
 

@@ -18,6 +18,7 @@ from banger.model.operation import DaemonStatus
 if TYPE_CHECKING:
     from banger.daemon.artefacts import Shelf
     from banger.daemon.bundles import Bundles
+    from banger.daemon.catalogs import Catalogs
     from banger.daemon.housekeeping import Housekeeping
     from banger.daemon.images import Images, Kernels
     from banger.daemon.names import Names
@@ -39,20 +40,21 @@ class Daemon:
         *,
         databases: Databases,
         build: str,
-        catalogs: Path,
+        shipped: Path,
         operations: Operations,
         images: Images,
         kernels: Kernels,
         housekeeping: Housekeeping,
         bundles: Bundles,
+        catalogs: Catalogs,
         vms: Vms,
         releases: Releases,
         names: Names,
         ssh: Ssh,
     ) -> None:
-        self.host, self.databases, self.build, self.catalogs = host, databases, build, catalogs
+        self.host, self.databases, self.build, self.shipped = host, databases, build, shipped
         self.operations, self.images, self.kernels, self.vms = operations, images, kernels, vms
-        self.housekeeping, self.bundles = housekeeping, bundles
+        self.housekeeping, self.bundles, self.catalogs = housekeeping, bundles, catalogs
         self.releases, self.names, self.ssh = releases, names, ssh
         self.started = host.clock.now()
         self.stopping = asyncio.Event()
@@ -92,16 +94,18 @@ class Daemon:
         """See daemon/doctor.py."""
         from banger.daemon.doctor import diagnose
 
-        return await diagnose(self.host, self.databases, self.catalogs)
+        return await diagnose(self.host, self.databases, self.shipped)
 
 
 def compose(host: Host, *, databases: Databases, build: str, agent: Path, catalogs: Path, tasks: asyncio.TaskGroup) -> Daemon:
     """Join the services; opens the database, touches nothing else."""
     from banger.daemon.boots import Boots
     from banger.daemon.bundles import Bundles
+    from banger.daemon.catalogs import Catalogs
     from banger.daemon.housekeeping import Housekeeping
     from banger.daemon.images import Images, Kernels, evict
     from banger.daemon.names import Names
+    from banger.daemon.offers import base
     from banger.daemon.operations import Operations
     from banger.daemon.releases import Releases
     from banger.daemon.resources import Resources
@@ -109,7 +113,7 @@ def compose(host: Host, *, databases: Databases, build: str, agent: Path, catalo
     from banger.daemon.store import MIGRATIONS, Store
     from banger.daemon.vms import Vms
 
-    kernel_shelf, image_shelf = _shelves(host, catalogs)
+    kernel_shelf, image_shelf = _shelves(host)
     operations = Operations(host.clock, tasks)
     kernels = Kernels(kernel_shelf, operations, lambda name: kernel_users(name))
     images = Images(
@@ -141,11 +145,12 @@ def compose(host: Host, *, databases: Databases, build: str, agent: Path, catalo
         host,
         databases=databases,
         build=build,
-        catalogs=catalogs,
+        shipped=catalogs,
         operations=operations,
         images=images,
         kernels=kernels,
         bundles=Bundles(host, operations, images, kernels),
+        catalogs=Catalogs(host, operations, base(host, catalogs), image_shelf, kernel_shelf),
         housekeeping=Housekeeping(host, operations, images, kernels, lambda: [machine.plan for machine in vms.machines.values()]),
         vms=vms,
         releases=Releases(host, operations),
@@ -154,26 +159,25 @@ def compose(host: Host, *, databases: Databases, build: str, agent: Path, catalo
     )
 
 
-def _shelves(host: Host, catalogs: Path) -> tuple[Shelf[KernelEntry, KernelManifest, KernelPart], Shelf[ImageEntry, ImageManifest, ImagePart]]:
-    """Where kernels and images are kept, and how more of them are had."""
+def _shelves(host: Host) -> tuple[Shelf[KernelEntry, KernelManifest, KernelPart], Shelf[ImageEntry, ImageManifest, ImagePart]]:
+    """Where kernels and images are kept, and how more of them are made; what is on offer the catalogs' service says."""
     from banger.backends import load
     from banger.daemon.artefacts import Shelf
-    from banger.daemon.catalogs import image_catalog, kernel_catalog
     from banger.model.catalog import ImageManifest, KernelManifest
 
-    kernels = Shelf(
+    kernels: Shelf[KernelEntry, KernelManifest, KernelPart] = Shelf(
         "kernel",
         host=host,
         folder=host.paths.kernels,
-        catalog=kernel_catalog(host, catalogs),
+        catalog={},
         manifest=KernelManifest,
         source=lambda name: load("kernel", name, host),
     )
-    images = Shelf(
+    images: Shelf[ImageEntry, ImageManifest, ImagePart] = Shelf(
         "image",
         host=host,
         folder=host.paths.images,
-        catalog=image_catalog(host, catalogs),
+        catalog={},
         manifest=ImageManifest,
         source=lambda name: load("image", name, host),
     )

@@ -26,6 +26,7 @@ from banger.model.errors import AlreadyExists, BadRequest, BangerError, NotFound
 from banger.model.event import report, step
 from banger.model.finding import Finding
 from banger.model.ids import valid_artefact_name
+from banger.model.published import OWN, SHIPPED, Offers, Origin
 
 log = logging.getLogger(__name__)
 E = TypeVar("E", bound=Entry)
@@ -39,7 +40,8 @@ STAGING = ".staging"
 class Listed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A row of `image list` or `kernel list`; what is only in a catalog has no sizes and no date. `kernel` is empty for kernels.
 
-    `source` of an image that is a file of the user's own is that file; `used_by` are the machines (and images) that need it.
+    `source` of an image that is a file of the user's own is that file; `used_by` are the machines (and images) that need it. Where the catalogs are
+    listed, too, `catalog` is the one that offers it, and `hides` are those that have one of that name and do not get their way.
     """
 
     name: str
@@ -51,6 +53,8 @@ class Listed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     built: datetime | None = None
     description: str = ""
     used_by: tuple[str, ...] = ()
+    catalog: str = ""
+    hides: tuple[str, ...] = ()
 
 
 class Source(Protocol[E_contra, M_co, P]):
@@ -83,7 +87,12 @@ class Shelf(Generic[E, M, P]):
         source: Callable[[str], Source[E, M, P]],
     ) -> None:
         self.noun, self.host, self.folder, self.catalog, self.manifest, self.source = noun, host, folder, catalog, manifest, source
+        self.origins: Mapping[str, Origin] = {}
         self.locks: dict[str, asyncio.Lock] = {}
+
+    def offer(self, offers: Offers[E]) -> None:
+        """Replace what the catalogs have."""
+        self.catalog, self.origins = offers.entries, offers.origins
 
     def local(self, name: str) -> M | None:
         """The manifest of what is here, or None when it is not; an unreadable one is an error of its own, never 'not found'."""
@@ -143,7 +152,7 @@ class Shelf(Generic[E, M, P]):
         if entry is None:
             raise self.missing(name)
         lock = self.locks.setdefault(name, asyncio.Lock())
-        async with step(f"pull {self.noun}", f"pulling {name} from the {self.noun} catalog"):
+        async with step(f"pull {self.noun}", f"pulling {name} from {self._whose(name)}"):
             if lock.locked():
                 report(f"waiting for {name}, which is being made already")
             async with lock:
@@ -235,7 +244,16 @@ class Shelf(Generic[E, M, P]):
         rows = {made.name: listed(made, self.catalog.get(made.name), users(made.name)) for made in self.every()}
         if available:
             rows = {entry.name: offered(entry) for entry in self.catalog.values()} | rows
+            rows = {name: self._told(row) for name, row in rows.items()}
         return [rows[name] for name in sorted(rows)]
+
+    def _told(self, row: Listed) -> Listed:
+        origin = self.origins.get(row.name)
+        return row if origin is None else msgspec.structs.replace(row, catalog=origin.catalog, hides=origin.hides)
+
+    def _whose(self, name: str) -> str:
+        origin = self.origins.get(name)
+        return f"the {self.noun} catalog" if origin is None or origin.catalog in (SHIPPED, OWN) else f"the catalog {origin.catalog}"
 
     async def clean(self) -> None:
         """Remove the staging folders of daemons that are gone."""

@@ -11,7 +11,7 @@ from banger.backends.kernel import KernelSource
 from banger.backends.network import Network
 from banger.backends.vmm import Vmm
 from banger.daemon import naming, ssh, tuning
-from banger.daemon.catalogs import image_catalog, kernel_catalog
+from banger.daemon.offers import Kept, base
 from banger.daemon.store import MIGRATIONS
 from banger.host import Host
 from banger.host.privilege import Means
@@ -20,6 +20,7 @@ from banger.model.build import build_id
 from banger.model.errors import BangerError, HostLacks
 from banger.model.finding import Finding, Level
 from banger.model.packages import with_fix
+from banger.model.published import merged
 from banger.model.sizes import show_size
 
 WANTED_BYTES = 4 << 30
@@ -78,9 +79,14 @@ def _settings(host: Host) -> Finding:
 
 def _catalogs(host: Host, shipped: Path) -> Finding:
     try:
-        count = len(image_catalog(host, shipped)) + len(kernel_catalog(host, shipped))
+        kept = Kept(host)
+        images, kernels = merged([*base(host, shipped), *kept.layers()])
     except (BangerError, OSError) as error:
         return Finding(level=Level.FAIL, subject="catalogs", message=str(error), fix="correct that file, or move it away")
+    if kept.broken:
+        name, why = next(iter(kept.broken.items()))
+        return Finding(level=Level.WARN, subject="catalogs", message=why, fix=f"run: banger catalog remove {name}, and add it again")
+    count = len(images.entries) + len(kernels.entries)
     return Finding(level=Level.PASS, subject="catalogs", message=f"{count} images and kernels are on offer")
 
 

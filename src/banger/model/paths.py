@@ -136,6 +136,15 @@ class Paths(msgspec.Struct, frozen=True, kw_only=True):
         return self.firecrackers / version
 
     @property
+    def catalogs(self) -> Path:
+        """The catalogs of others that were added, one file each."""
+        return self.state / "catalogs"
+
+    def catalog(self, name: str) -> Path:
+        """An added catalog: where it is from, its key, and its text as it was verified."""
+        return self.catalogs / f"{name}.json"
+
+    @property
     def blobs(self) -> Path:
         """What registries have given, as an OCI image layout."""
         return self.cache / "oci"

@@ -6,49 +6,7 @@ operation has a command and every parameter its words.
 
 from __future__ import annotations
 
-
-class Own:
-    """A flag that only the command line has: a switch, or with a `metavar` one that takes a value and may repeat."""
-
-    __slots__ = ("help", "long", "metavar", "short")
-
-    def __init__(self, long: str, short: str, help: str, metavar: str = "") -> None:
-        self.long, self.short, self.help, self.metavar = long, short, help, metavar
-
-
-class Command:
-    """One command. `op` gives its parameters but for those in `hide`; `handler` is `file:function` in this folder.
-
-    `places` are the parameters given without a flag, `many` lets the first of them repeat, `rest` names what follows them or `--`.
-    """
-
-    __slots__ = ("about", "aliases", "examples", "handler", "hidden", "hide", "many", "noun", "op", "own", "places", "rest", "verb")
-
-    def __init__(
-        self,
-        words: str,
-        op: str = "",
-        handler: str = "calls:call",
-        *,
-        about: str = "",
-        places: tuple[str, ...] = (),
-        many: bool = False,
-        rest: str = "",
-        hide: tuple[str, ...] = (),
-        own: tuple[Own, ...] = (),
-        aliases: tuple[str, ...] = (),
-        examples: tuple[tuple[str, str], ...] = (),
-        hidden: bool = False,
-    ) -> None:
-        self.noun, _, self.verb = words.partition(" ")
-        self.op, self.handler, self.about, self.places, self.many, self.rest = op, handler, about, places, many, rest
-        self.hide, self.own, self.aliases, self.examples, self.hidden = hide, own, aliases, examples, hidden
-
-    @property
-    def words(self) -> str:
-        """`vm run`."""
-        return f"{self.noun} {self.verb}".strip()
-
+from banger.frontends.cli.words import Command, Own
 
 QUIET = Own("quiet", "q", "print names only")
 YES = Own("force", "f", "do not ask")
@@ -264,6 +222,35 @@ GROUPS: dict[str, tuple[str, tuple[Command, ...]]] = {
                 examples=(("banger bundle save debian-bookworm debian-bookworm-slim -o both.tar.zst", "with their kernels"),),
             ),
             Command("bundle load", "bundle.load", "files:load", places=("file",), examples=(("banger bundle load both.tar.zst", ""),)),
+        ),
+    ),
+    "catalog": (
+        "where images and kernels can be had: catalogs of others",
+        (
+            Command(
+                "catalog add",
+                "catalog.add",
+                "catalogs:add",
+                places=("location",),
+                examples=(
+                    (
+                        "banger catalog add https://example.org/team.json --key RWSc07rNHX+bx…",
+                        "signed by minisign's key; team.json.minisig is beside it",
+                    ),
+                    ("banger catalog add /media/stick/team.json --key minisign.pub", ""),
+                    ("banger catalog add https://example.org/team.json --unsigned", "whoever has the server decides what you get"),
+                ),
+            ),
+            Command("catalog list", "catalog.list", own=(QUIET,), aliases=("ls",), examples=(("banger catalog list", "their keys, too"),)),
+            Command(
+                "catalog update",
+                "catalog.update",
+                "catalogs:update",
+                hide=("names",),
+                rest="CATALOG",
+                examples=(("banger catalog update", "all of them"), ("banger catalog update team", "")),
+            ),
+            Command("catalog remove", "catalog.remove", "calls:each", many=True, aliases=("rm",), examples=(("banger catalog remove team", ""),)),
         ),
     ),
     "firecracker": (

@@ -5,9 +5,10 @@ Silent when the daemon is down, and never file names: what is offered can be mea
 
 from __future__ import annotations
 
-from banger.frontends.cli.commands import GROUPS, SINGLE, Command
+from banger.frontends.cli.commands import GROUPS, SINGLE
 from banger.frontends.cli.output import clean, data
 from banger.frontends.cli.parse import Flag, Given, flags_of, near, places_of, shown_for
+from banger.frontends.cli.words import Command
 from banger.model.errors import BadRequest, BangerError
 
 LIVE_SECONDS = 1.0

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from banger.frontends.cli.commands import GROUPS, SINGLE, Command
+from banger.frontends.cli.commands import GROUPS, SINGLE
 from banger.frontends.cli.parse import Flag, flags_of, op_of, places_of, shown_for, usage
+from banger.frontends.cli.words import Command
 
 STATUS = """Exit status: that of the guest's command (128 + N if signal N ended it), 126 if it cannot be
 executed, 127 if there is no such command. banger's own failures: 120 wrong usage, 121 not found,

@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 import sys
 
-from banger.frontends.cli.commands import GROUPS, SINGLE, Command, find
+from banger.frontends.cli.commands import GROUPS, SINGLE, find
 from banger.frontends.cli.ending import Ended
+from banger.frontends.cli.words import Command
 from banger.model.errors import BadRequest, BangerError
 
 TYPE_CHECKING = False

@@ -6,8 +6,7 @@ places, at the first word after them.
 
 from __future__ import annotations
 
-from banger.frontends.cli.commands import Command, Own
-from banger.frontends.cli.words import PARAMETERS, Shown
+from banger.frontends.cli.words import PARAMETERS, Command, Own, Shown
 from banger.model.errors import BadRequest
 from banger.model.sizes import parse_size
 from banger.ops import Op, ops_of
@@ -96,7 +95,7 @@ def _flags(name: str, annotation: str, shown: Shown, default: object) -> list[Fl
 
 
 #: What follows the places of commands whose rest is not a command of the guest's.
-MORE = {"SSH": " [SSH OPTIONS…] [-- CMD…]", "FILE": " [FILE]"}
+MORE = {"SSH": " [SSH OPTIONS…] [-- CMD…]", "FILE": " [FILE]", "CATALOG": " [CATALOG…]"}
 
 
 def usage(command: Command) -> str:
@@ -243,7 +242,7 @@ class _Parser:
         if self.command.many:
             given.targets = list(dict.fromkeys(self.placed))
             return
-        if self.command.rest in ("SHELL", "FILE"):
+        if self.command.rest in ("SHELL", "FILE", "CATALOG"):
             given.rest, self.placed = self.placed + given.rest, []
         if len(self.placed) > len(names):
             hint = "write the command after --" if self.command.rest else ""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from banger.frontends.cli.commands import GROUPS, SINGLE, Command
+from banger.frontends.cli.commands import GROUPS, SINGLE
 from banger.frontends.cli.help import STATUS, about, describe, spelling
 from banger.frontends.cli.output import data
 from banger.frontends.cli.parse import Given, flags_of, places_of, shown_for, usage
+from banger.frontends.cli.words import Command
 from banger.model.errors import CODES, every_error
 
 TYPE_CHECKING = False

@@ -83,13 +83,38 @@ def _shelf(row: Row) -> list[str]:
 def images(rows: list[Row], now: float) -> str:
     """`image list`."""
     heads = ("NAME", "STATE", "SIZE", "USED", "BUILT", "SOURCE", "KERNEL", "USED BY", "DESCRIPTION")
-    return table(heads, [[*_shelf(row), _text(row, "kernel"), _users(row), _text(row, "description")] for row in rows])
+    return _offered(heads, [[*_shelf(row), _text(row, "kernel"), _users(row), _text(row, "description")] for row in rows], rows)
 
 
 def kernels(rows: list[Row], now: float) -> str:
     """`kernel list`."""
     heads = ("NAME", "STATE", "SIZE", "USED", "BUILT", "SOURCE", "USED BY", "DESCRIPTION")
-    return table(heads, [[*_shelf(row), _users(row), _text(row, "description")] for row in rows])
+    return _offered(heads, [[*_shelf(row), _users(row), _text(row, "description")] for row in rows], rows)
+
+
+def _offered(heads: Sequence[str], cells: list[list[str]], rows: list[Row]) -> str:
+    """With a column of catalogs before the last, if any is told."""
+    if not any(row.get("catalog") for row in rows):
+        return table(heads, cells)
+    told = [[*cell[:-1], _catalog(row), cell[-1]] for cell, row in zip(cells, rows, strict=True)]
+    return table([*heads[:-1], "CATALOG", heads[-1]], told)
+
+
+def _catalog(row: Row) -> str:
+    """Which one offers it, and whose of that name is not."""
+    hides = row.get("hides")
+    hidden = [clean(str(name)) for name in hides] if isinstance(hides, list) else []
+    return _text(row, "catalog") + (f" (not {', '.join(hidden)})" if hidden else "")
+
+
+def catalogs(rows: list[Row], now: float) -> str:
+    """`catalog list`."""
+    cells = [
+        [_text(row, key) for key in ("name", "serial", "images", "kernels")]
+        + [clean(str(row.get("key") or "nobody")), age(row.get("updated"), now), _text(row, "trouble" if row.get("trouble") else "location")]
+        for row in rows
+    ]
+    return table(("NAME", "SERIAL", "IMAGES", "KERNELS", "SIGNED BY", "UPDATED", "FROM"), cells)
 
 
 def _users(row: Row) -> str:
@@ -156,6 +181,7 @@ LISTS: dict[str, Callable[[list[Row], float], str]] = {
     "vm.list": machines,
     "image.list": images,
     "kernel.list": kernels,
+    "catalog.list": catalogs,
     "firecracker.list": firecrackers,
     "daemon.operations": operations,
     "system.df": usage,

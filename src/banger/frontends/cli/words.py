@@ -1,6 +1,52 @@
-"""The words of parameters: each once for every command that has it; `op.parameter` wins over `parameter`. Plain data, no I/O."""
+"""How commands, their flags and the parameters of operations look, and the words of the parameters: each once for every command that has it.
+
+`op.parameter` wins over `parameter`. Plain data, no I/O.
+"""
 
 from __future__ import annotations
+
+
+class Own:
+    """A flag that only the command line has: a switch, or with a `metavar` one that takes a value and may repeat."""
+
+    __slots__ = ("help", "long", "metavar", "short")
+
+    def __init__(self, long: str, short: str, help: str, metavar: str = "") -> None:
+        self.long, self.short, self.help, self.metavar = long, short, help, metavar
+
+
+class Command:
+    """One command. `op` gives its parameters but for those in `hide`; `handler` is `file:function` in this folder.
+
+    `places` are the parameters given without a flag, `many` lets the first of them repeat, `rest` names what follows them or `--`.
+    """
+
+    __slots__ = ("about", "aliases", "examples", "handler", "hidden", "hide", "many", "noun", "op", "own", "places", "rest", "verb")
+
+    def __init__(
+        self,
+        words: str,
+        op: str = "",
+        handler: str = "calls:call",
+        *,
+        about: str = "",
+        places: tuple[str, ...] = (),
+        many: bool = False,
+        rest: str = "",
+        hide: tuple[str, ...] = (),
+        own: tuple[Own, ...] = (),
+        aliases: tuple[str, ...] = (),
+        examples: tuple[tuple[str, str], ...] = (),
+        hidden: bool = False,
+    ) -> None:
+        self.noun, _, self.verb = words.partition(" ")
+        self.op, self.handler, self.about, self.places, self.many, self.rest = op, handler, about, places, many, rest
+        self.hide, self.own, self.aliases, self.examples, self.hidden = hide, own, aliases, examples, hidden
+
+    @property
+    def words(self) -> str:
+        """`vm run`."""
+        return f"{self.noun} {self.verb}".strip()
 
 
 class Shown:
@@ -72,6 +118,12 @@ PARAMETERS = {
     "bundle.load.sha256": Shown("what the bundle's SHA-256 must be; needed for one from the web", "HEX"),
     "unverified": Shown("take what comes from the web without knowing what it must be"),
     "bundle.load.force": Shown("replace images and kernels of these names that nothing uses"),
+    "location": Shown("the https address of a catalog, or a file; its signature lies beside it, with .minisig behind the name", "URL|FILE"),
+    "catalog.add.name": Shown("what it is called here (default: after its file)", "NAME"),
+    "key": Shown("minisign's public key that the catalog must be signed by: the key itself (RW…) or a file with it", "KEY"),
+    "unsigned": Shown("take a catalog that nobody has signed"),
+    "catalog.update.names": Shown("catalogs that were added (default: all)", "CATALOG", live="catalog.list"),
+    "catalog.remove.name": Shown("a catalog that was added", "CATALOG", live="catalog.list"),
     "available": Shown("also what the catalogs offer"),
     "force": Shown("do it again, though it is there"),
     "daemon.stop.force": Shown("cancel the operations that are under way"),
