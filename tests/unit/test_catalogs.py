@@ -15,11 +15,9 @@ from hypothesis import strategies as st
 
 from banger.daemon import Daemon
 from banger.daemon.doctor import _catalogs
-from banger.daemon.signatures import verify
 from banger.model import codec
 from banger.model.errors import AlreadyExists, BadRequest, BangerError, Corrupt, NotFound
 from banger.model.finding import Level
-from banger.model.minisign import parse_key, parse_signature
 from banger.model.published import CatalogRow, Published, name_of, require_sound
 from tests.place import Place
 from tests.signer import Signer
@@ -88,35 +86,7 @@ async def test_a_file_and_its_signature_beside_it_are_as_good(place: Place, tmp_
 # --- signatures
 
 
-def swapped(data: bytes, number: int, line: bytes) -> bytes:
-    lines = data.split(b"\n")
-    lines[number] = line
-    return b"\n".join(lines)
-
-
-GOOD = ALICE.sign(text())
-BAD: dict[str, bytes] = {
-    "of something else": ALICE.sign(text(2)),
-    "by another key": MALLORY.sign(text()),
-    "by another key that says it is hers": Signer(2, ALICE.id).sign(text()),
-    "of another kind": ALICE.sign(text(), algorithm=b"Eq"),
-    "hashed, but said not to be": ALICE.sign(text(), algorithm=b"Ed"),
-    "not hashed, but said to be": ALICE.sign(text(), legacy=True, algorithm=b"ED"),
-    "with a comment that was not signed": swapped(GOOD, 2, b"trusted comment: timestamp:2"),
-    "with a signed comment of another file": swapped(GOOD, 3, ALICE.sign(text(2)).split(b"\n")[3]),
-    "without a comment": b"\n".join(GOOD.split(b"\n")[:2]),
-    "with more lines": GOOD + b"more\n",
-    "empty": b"",
-    "short": swapped(GOOD, 1, base64.b64encode(base64.b64decode(GOOD.split(b"\n")[1])[:-1])),
-    "long": swapped(GOOD, 1, base64.b64encode(base64.b64decode(GOOD.split(b"\n")[1]) + b"x")),
-    "no base64": swapped(GOOD, 1, b"!" * 100),
-    "with lines as on another system": GOOD.replace(b"\n", b"\r\n"),
-    "with a comment beyond all bounds": ALICE.sign(text(), comment=b"x" * 20_000),
-    "with nobody's key": Signer(1, bytes(8)).sign(text()),
-}
-
-
-@pytest.mark.parametrize("signature", BAD.values(), ids=BAD.keys())
+@pytest.mark.parametrize("signature", [MALLORY.sign(text()), ALICE.sign(text(2)), Signer(2, ALICE.id).sign(text()), b"", b"x" * 400])
 async def test_a_signature_that_is_not_hers_is_refused_before_anything_is_read(place: Place, signature: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     daemon = await place.daemon()
     publish(place, text(), signature)
@@ -130,42 +100,6 @@ async def test_a_signature_that_is_not_hers_is_refused_before_anything_is_read(p
 
 def unread(*_: object, **__: object) -> None:
     raise AssertionError("it was read")
-
-
-@pytest.mark.parametrize("length", range(0, len(GOOD) - 1, 7))
-def test_a_signature_that_was_cut_is_refused(length: int) -> None:
-    with pytest.raises(Corrupt):
-        verify(parse_key(ALICE.key), text(), GOOD[:length], "it")
-
-
-@settings(max_examples=300)
-@given(changes=st.lists(st.tuples(st.integers(0, len(GOOD)), st.binary(max_size=4)), min_size=1, max_size=4), cut=st.integers(0, 40))
-def test_a_mutated_signature_is_refused_or_says_the_same(changes: list[tuple[int, bytes]], cut: int) -> None:
-    made = bytearray(GOOD)
-    for at, data in changes:
-        made[at : at + len(data)] = data
-    mutated = bytes(made[: len(made) - cut])
-    with suppress(Corrupt):
-        assert verify(parse_key(ALICE.key), text(), mutated, "it") == "timestamp:1"
-        assert mutated.split(b"\n")[1:4] == GOOD.split(b"\n")[1:4], "only the comment that nobody vouches for may differ"
-
-
-@settings(max_examples=200)
-@given(data=st.binary(max_size=400))
-def test_anything_at_all_is_no_signature_and_no_key(data: bytes) -> None:
-    with pytest.raises(Corrupt):
-        parse_signature(data, "it")
-    with pytest.raises(BadRequest):
-        parse_key(data.decode("latin-1"))
-
-
-@settings(max_examples=200)
-@given(at=st.integers(0, len(text()) - 1), flip=st.integers(1, 255))
-def test_a_changed_byte_is_seen(at: int, flip: int) -> None:
-    made = bytearray(text())
-    made[at] ^= flip
-    with pytest.raises(Corrupt):
-        verify(parse_key(ALICE.key), bytes(made), GOOD, "it")
 
 
 # --- what is asked
@@ -373,7 +307,7 @@ async def test_a_huge_one_is_not_taken(place: Place, tmp_path: Path) -> None:
     publish(place, text() + b" " * (4 << 20))
     with pytest.raises(Corrupt, match="longer than it may be"):
         await add(daemon)
-    publish(place, text(), GOOD + b"x" * (1 << 20))
+    publish(place, text(), ALICE.sign(text()) + b"x" * (1 << 20))
     with pytest.raises(Corrupt, match="longer than it may be"):
         await add(daemon)
     with (tmp_path / "huge.json").open("wb") as file:

@@ -23,24 +23,36 @@ BLOCKS = 64 << 10
 # --- what may go
 
 
+def catalog(*names: str, source: str = "debian") -> dict[str, ImageEntry]:
+    """What is on offer."""
+    return {name: ImageEntry(name=name, source=source, kernel="linux") for name in names}
+
+
+def test_what_a_catalog_calls_the_same_but_makes_otherwise_is_not_had_again() -> None:
+    mine = msgspec.structs.replace(IMAGE, name="mine", source="rootfs")
+    assert spare_images([mine], {}, catalog("mine", source="bundle"), [], 0) == []
+    assert spare_images([mine], {}, catalog("mine", source="rootfs"), [], 0) == ["mine"]
+    assert spare_kernels([KERNEL], {}, [], catalog("linux", source="bundle"), []) == []
+
+
 def test_only_what_nothing_uses_and_what_can_be_had_again_may_go() -> None:
     images = [IMAGE, *(msgspec.structs.replace(IMAGE, name=name) for name in ("used", "mine", "named"))]
     pulled = msgspec.structs.replace(IMAGE, name="pulled", source="oci")
-    found = spare_images([*images, pulled], {"used": ["otter"]}, ["box", "used", "named"], ["named"], 0)
+    found = spare_images([*images, pulled], {"used": ["otter"]}, catalog("box", "used", "named"), ["named"], 0)
     assert found == ["box", "pulled"], "one is in a catalog, one comes from a registry"
 
 
 def test_the_newest_stay() -> None:
     images = [msgspec.structs.replace(IMAGE, name=name, built=IMAGE.built + timedelta(days=days)) for name, days in (("a", 1), ("b", 3), ("c", 2))]
-    assert spare_images(images, {}, ["a", "b", "c"], [], 2) == ["a"]
+    assert spare_images(images, {}, catalog("a", "b", "c"), [], 2) == ["a"]
 
 
 def test_a_kernel_goes_with_the_last_image_that_uses_it() -> None:
     users = {"linux": ["image box"]}
-    assert spare_kernels([KERNEL], users, ["box"], ["linux"], []) == ["linux"]
-    assert spare_kernels([KERNEL], users, [], ["linux"], []) == []
-    assert spare_kernels([KERNEL], users, ["box"], [], []) == [], "it was imported"
-    assert spare_kernels([KERNEL], {"linux": ["image box", "machine otter"]}, ["box"], ["linux"], []) == []
+    assert spare_kernels([KERNEL], users, ["box"], catalog("linux"), []) == ["linux"]
+    assert spare_kernels([KERNEL], users, [], catalog("linux"), []) == []
+    assert spare_kernels([KERNEL], users, ["box"], {}, []) == [], "it was imported"
+    assert spare_kernels([KERNEL], {"linux": ["image box", "machine otter"]}, ["box"], catalog("linux"), []) == []
 
 
 # --- on a host

@@ -15,6 +15,7 @@ from banger.model import codec
 from banger.model.catalog import ImageCatalog
 from banger.model.config import Settings, load_settings
 from banger.model.errors import CODES, every_error
+from banger.model.published import Published, require_sound
 from banger.ops import every_op
 from tests import pages
 
@@ -192,10 +193,11 @@ def test_links_between_pages_lead_somewhere() -> None:
     assert broken == []
 
 
-def test_the_catalog_in_the_guide_is_one() -> None:
+def test_the_catalogs_in_the_guide_are_some() -> None:
     text = (ROOT / "docs" / "guide" / "images-and-kernels.md").read_text()
-    for block in re.findall(r"```json\n(.*?)```", text, re.DOTALL):
-        assert codec.decode(block.encode(), ImageCatalog, what="the example").entries
+    own, published = re.findall(r"```json\n(.*?)```", text, re.DOTALL)
+    assert codec.decode(own.encode(), ImageCatalog, what="the example").entries
+    require_sound(codec.decode(published.encode(), Published, what="the example"), "the example", secure=True)
 
 
 def test_the_settings_in_the_guide_are_some() -> None:

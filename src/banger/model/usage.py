@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import msgspec
 
-from banger.model.catalog import ImageManifest, KernelManifest
+from banger.model.catalog import Entry, ImageManifest, KernelManifest, Manifest
 from banger.model.operation import Failure
 
 #: Sources of images that are had again by the same words, though no catalog has them.
@@ -37,23 +37,29 @@ class Freed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 def spare_images(
-    images: Sequence[ImageManifest], used: Mapping[str, Sequence[str]], offered: Collection[str], keep: Collection[str], newest: int
+    images: Sequence[ImageManifest], used: Mapping[str, Sequence[str]], offered: Mapping[str, Entry], keep: Collection[str], newest: int
 ) -> list[str]:
     """The images that may go: used by no machine (`used`: name → users), to be had again, not named, and not among the newest."""
     latest = {image.name for image in sorted(images, key=lambda image: image.built, reverse=True)[:newest]}
     return [
         image.name
         for image in images
-        if not used.get(image.name) and (image.name in offered or image.source in REMEMBERED) and image.name not in {*keep, *latest}
+        if not used.get(image.name) and (_again(image, offered) or image.source in REMEMBERED) and image.name not in {*keep, *latest}
     ]
 
 
 def spare_kernels(
-    kernels: Sequence[KernelManifest], used: Mapping[str, Sequence[str]], leaving: Collection[str], offered: Collection[str], keep: Collection[str]
+    kernels: Sequence[KernelManifest], used: Mapping[str, Sequence[str]], leaving: Collection[str], offered: Mapping[str, Entry], keep: Collection[str]
 ) -> list[str]:
     """The kernels that may go: used by nothing but images that go too (`leaving`; users are `image NAME` or `machine NAME`), and to be had again."""
     going = {f"image {name}" for name in leaving}
-    return [kernel.name for kernel in kernels if set(used.get(kernel.name, ())) <= going and kernel.name in offered and kernel.name not in keep]
+    return [kernel.name for kernel in kernels if set(used.get(kernel.name, ())) <= going and _again(kernel, offered) and kernel.name not in keep]
+
+
+def _again(made: Manifest, offered: Mapping[str, Entry]) -> bool:
+    """Whether a catalog has it, and not something else of that name: somebody's catalog does not make what is the user's own spare."""
+    entry = offered.get(made.name)
+    return entry is not None and entry.source == made.source
 
 
 def unneeded(found: Iterable[str], needed: Collection[str]) -> list[str]:
