@@ -338,14 +338,17 @@ async def test_one_that_cannot_be_read_any_more_hides_nothing_and_can_be_removed
     publish(place, text())
     await add(daemon)
     (place.fake.paths.catalogs / "broken.json").write_text("{")
+    newer = json.loads((place.fake.paths.catalogs / "team.json").read_text()) | {"name": "newer", "version": 2}
+    (place.fake.paths.catalogs / "newer.json").write_text(json.dumps(newer))
     daemon = await place.daemon()
-    assert [(row.name, bool(row.trouble)) for row in daemon.catalogs.rows()] == [("team", False), ("broken", True)]
+    assert [(row.name, bool(row.trouble)) for row in daemon.catalogs.rows()] == [("team", False), ("broken", True), ("newer", True)]
     assert offered(daemon) == {"node": ("team", ())}
     found = _catalogs(place.host, place.fake.paths.config)
     assert (found.level, "banger catalog remove broken" in found.fix) == (Level.WARN, True)
     with pytest.raises(AlreadyExists, match="cannot be read"):
         await add(daemon, name="broken")
     await daemon.catalogs.remove("broken")
+    await daemon.catalogs.remove("newer")
     assert _catalogs(place.host, place.fake.paths.config).level is Level.PASS
 
 
@@ -358,3 +361,13 @@ async def test_what_a_killed_daemon_has_left_goes_and_what_a_living_one_has_stay
     living = daemon.catalogs._staging().name.split("~")[1]
     daemon.catalogs.clean()
     assert [path.name.split("~")[1] for path in folder.iterdir()] == [living]
+
+
+async def test_an_entry_that_cannot_be_made_does_not_keep_a_daemon_from_cleaning_up(place: Place) -> None:
+    daemon = await place.daemon()
+    publish(place, text(1, {"name": "download", "source": "debian", "kernel": "linux"}))
+    await add(daemon)
+    left = place.fake.paths.images / ".staging~999999~1~download~aa"
+    left.mkdir()
+    await daemon.images.shelf.clean()
+    assert not left.exists()

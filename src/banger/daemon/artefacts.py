@@ -274,11 +274,11 @@ class Shelf(Generic[E, M, P]):
 
     async def _discard(self, path: Path, entry: E | None) -> None:
         """By the source that made it if its entry is still known, since files of mapped users may be in it."""
-        if entry is None:
-            self.host.files.remove_tree(path)
-            return
-        source = self.source(entry.source)
-        await source.remove(source.plan(entry, path))
+        with suppress(BadRequest):  # what is on offer under that name now may be something that nobody could have begun
+            if entry is not None:
+                source = self.source(entry.source)
+                await source.remove(source.plan(entry, path))
+        self.host.files.remove_tree(path)
 
     def missing(self, name: str) -> NotFound:
         """The error for a name that nobody has, with those that may be meant."""

@@ -88,7 +88,7 @@ class Bundles:
         What comes from the web is what `sha256` says, unless it is to be taken `unverified`.
         """
         digest = valid_digest(sha256) if sha256 else ""
-        if "://" not in file:
+        if file.startswith("/") or "://" not in file:
             source = absolute(file)
             return self.operations.follow(self.operations.begin("bundle.load", str(source), lambda: self._judged(source, digest, force)))
         acceptable(file)

@@ -83,6 +83,8 @@ class Kept:
 
 def _kept(host: Host, path: Path) -> tuple[Added, Published]:
     added = codec.decode(host.files.read(path) or b"", Added, what=f"catalog {path}")
+    if added.version != VERSION:
+        raise Corrupt(f"catalog {path} has version {added.version}, this banger reads {VERSION}")
     if added.name != path.stem:
         raise Corrupt(f"catalog {path} is called {added.name!r}")
     return added, codec.decode(added.document.encode(), Published, what=f"catalog {path}")
