@@ -38,6 +38,7 @@ from banger.host.jail import RealJails
 from banger.host.kmod import RealKmod
 from banger.host.links import Links, RealLinks
 from banger.host.logins import Logins
+from banger.host.meters import RealMeters
 from banger.host.nameserver import RealNameServers
 from banger.host.nft import Nft, RealNft
 from banger.host.privilege import Held, Means, Privilege, Standing
@@ -118,6 +119,7 @@ def real_host(environment: Mapping[str, str]) -> Host:
         jails=RealJails(),
         kmod=RealKmod(),
         links=RealLinks() if line is None else remote(Links, "links", line, here=RealLinks()),
+        meters=RealMeters(paths, files, RealClock()),
         nameservers=RealNameServers(),
         nft=RealNft() if line is None else remote(Nft, "nft", line),
         privilege=real_privilege(line),

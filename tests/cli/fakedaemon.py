@@ -18,9 +18,10 @@ from banger.frontends.http.server import Service, serving
 from banger.model.build import build_id
 from banger.model.catalog import ImageConfig
 from banger.model.commands import Asked, request
-from banger.model.errors import Busy, Cancelled, GuestFailed, NoCommand, NotFound
+from banger.model.errors import Busy, Cancelled, GuestFailed, NoCommand, NotFound, WrongState
 from banger.model.event import Event
 from banger.model.ids import OperationId, VmId
+from banger.model.metrics import Metrics
 from banger.model.operation import DaemonStatus, Operation, TargetResult, Text
 from banger.model.ssh import SshAccess, SshLogin
 from banger.model.vm import VmSpec, VmState, VmStatus
@@ -193,6 +194,11 @@ class Machines:
     async def logs(self, vm: str, *, follow: bool) -> AsyncIterator[Text]:
         yield Text(text="first\n")
         yield Text(text="second\n")
+
+    async def metrics(self, vm: str) -> Metrics:
+        if self.show(vm).name == "vm2":
+            raise WrongState("machine vm2 runs in qemu, which counts nothing", hint="create it with --vmm firecracker")
+        return Metrics(since=NOW, reports=3, disk_written_bytes=4096)
 
     async def prune(self) -> list[TargetResult]:
         return [TargetResult(target="vm1", ok=True)]

@@ -70,6 +70,16 @@ def test_logs_come_as_they_are(banger: Banger) -> None:
     assert banger("vm", "logs", "vm1").stdout == b"first\nsecond\n"
 
 
+def test_metrics_are_for_people_and_for_programs(banger: Banger) -> None:
+    lines = banger("vm", "metrics", "vm1").stdout.decode().splitlines()
+    assert lines[0].split() == ["since", "2026-01-02T03:04:05Z"]
+    assert [line.split() for line in lines if line.startswith("disk written")] == [["disk", "written", "bytes", "4096", "(4K)"]]
+    assert json.loads(banger("vm", "metrics", "vm1", "--json").stdout)["disk_written_bytes"] == 4096
+    done = banger("vm", "metrics", "vm2")
+    assert (done.returncode, done.stdout) == (122, b"")
+    assert done.stderr == b"error: machine vm2 runs in qemu, which counts nothing\n  hint: create it with --vmm firecracker\n"
+
+
 def test_prune_does_not_act_unasked(banger: Banger) -> None:
     assert banger("vm", "prune").returncode == 120
     assert banger("vm", "prune", "-f").stdout == b"vm1\n"

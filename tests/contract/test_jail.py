@@ -71,6 +71,16 @@ def test_on_one_file_system_they_are_the_same_files(sources: Path) -> None:
     assert not (sources / "run").exists()
 
 
+def test_a_pipe_has_two_names_and_the_jails_user_writes_to_it(sources: Path) -> None:
+    root, pipe = sources / "run" / "jail" / "x" / "root", sources / "pipe"
+    os.mkfifo(pipe, 0o600)
+    RealJails().furnish(root, [Thing(name="metrics", source=str(pipe), read_only=False)], UID)
+    assert (root / "metrics").samefile(pipe)
+    assert (pipe.stat().st_uid, stat.S_IMODE(pipe.stat().st_mode)) == (UID, 0o600)
+    RealJails().empty(sources / "run")
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+
+
 def test_from_another_file_system_they_are_mounted_and_unmounted(sources: Path) -> None:
     Small(sources / "else", 1)
     for name in ("base", "own"):

@@ -28,6 +28,7 @@ def command(words: str) -> Command:
         ("vm create", "--no-start", {"start": False}),
         ("vm kill", "--signal TERM web", {"signal": "TERM"}),
         ("vm logs", "web -f", {"vm": "web", "follow": True}),
+        ("vm metrics", "web", {"vm": "web"}),
         ("vm dial", "web 80", {"vm": "web", "port": 80}),
         ("vm exec", "-eA=1 -e B= -w/srv web ls -l", {"vm": "web", "env": {"A": "1", "B": ""}, "cwd": "/srv"}),
         ("image pull", "--force debian-bookworm", {"name": "debian-bookworm", "force": True}),

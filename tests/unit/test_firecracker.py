@@ -67,6 +67,7 @@ def test_the_configuration_is_firecrackers_own_words() -> None:
             },
         ],
         "vsock": {"guest_cid": 3, "uds_path": "vsock.sock"},
+        "metrics": {"metrics_path": "metrics.pipe"},
         "network-interfaces": [],
         "entropy": {},
     }

@@ -90,6 +90,7 @@ class Keeping:
         elif machine.inspect().running:
             log.info("taking over %s", plan.name)
             self.host.consoles.start(plan.id)
+            self.host.meters.start(plan.id)
             self.watch(machine)
             self.tasks.create_task(self._greet(machine), name=f"greet {plan.name}")
             await self.names.began(machine)

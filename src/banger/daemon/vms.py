@@ -10,6 +10,7 @@ from contextlib import aclosing
 from pathlib import Path
 
 from banger.backends.network import Shared
+from banger.backends.vmm import Metered
 from banger.daemon import plan as planning
 from banger.daemon.boots import Boots
 from banger.daemon.duplex import Duplex
@@ -27,6 +28,7 @@ from banger.host import Host
 from banger.model.commands import Asked, request
 from banger.model.errors import BadRequest, BangerError, NoSpace, WrongState
 from banger.model.event import step
+from banger.model.metrics import Metrics
 from banger.model.operation import TargetResult, Text
 from banger.model.vm import VmSpec, VmState, VmStatus
 
@@ -79,6 +81,17 @@ class Vms:
             async for text in texts:
                 yield Text(text=text)
 
+    async def metrics(self, reference: str) -> Metrics:
+        """What its VMM has counted; WrongState when it does not run, or has a VMM that does not count."""
+        machine = self.roster.find(reference)
+        plan, seen = machine.plan, _thawed(machine)
+        vmm = self.resources.vmm(plan)
+        if not isinstance(vmm, Metered):
+            raise WrongState(f"machine {plan.name} runs in {plan.machine.backend}, which counts nothing", hint="create it with --vmm firecracker")
+        if not seen.pid:
+            raise WrongState(f"machine {plan.name} is not running", hint=f"run: banger vm start {plan.name}")
+        return await vmm.metrics(plan.machine)
+
     async def open(self, reference: str, wanted: Mapping[str, object]) -> Duplex:
         """A stream to the guest's agent; WrongState when the machine does not run."""
         _, conversation = await self.talk(reference)
@@ -92,9 +105,7 @@ class Vms:
     async def talk(self, reference: str) -> tuple[Machine, Conversation]:
         """A machine and the conversation with its agent; WrongState when it does not run."""
         machine = self.roster.find(reference)
-        status = machine.status()
-        if status.state is VmState.FROZEN:
-            raise WrongState(f"machine {status.name} is frozen: its process is stopped", hint=f"run: banger vm kill --signal CONT {status.name}")
+        status = _thawed(machine)
         if status.state is VmState.PAUSED:
             raise NoSpace(f"machine {status.name} is {machine.stalled}", hint="free some space, or delete what is not needed: banger vm prune")
         return machine, await machine.meet(MEET_TIMEOUT)
@@ -203,3 +214,11 @@ class Vms:
             if machine.inspect().running:
                 await self.resources.ensure(machine.plan.nic)
         return machine.status()
+
+
+def _thawed(machine: Machine) -> VmStatus:
+    """Its status, unless it could answer nothing: WrongState when its process is stopped by a signal."""
+    status = machine.status()
+    if status.state is VmState.FROZEN:
+        raise WrongState(f"machine {status.name} is frozen: its process is stopped", hint=f"run: banger vm kill --signal CONT {status.name}")
+    return status

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from banger.host.jail import Jails
     from banger.host.kmod import Kmod
     from banger.host.links import Links
+    from banger.host.meters import Meters
     from banger.host.nameserver import NameServers
     from banger.host.nft import Nft
     from banger.host.privilege import Privilege
@@ -56,6 +57,7 @@ class Host:
     jails: Jails
     kmod: Kmod
     links: Links
+    meters: Meters
     nameservers: NameServers
     nft: Nft
     privilege: Privilege

@@ -68,6 +68,18 @@ class Entropy(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`/entropy`: a virtio-rng device."""
 
 
+class MetricsConfig(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`/metrics`: the named pipe to which reports are written, a line each."""
+
+    metrics_path: str
+
+
+class Action(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`/actions`: with `FlushMetrics` a report is in the pipe once this is answered."""
+
+    action_type: str
+
+
 class Configuration(Body, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
     """The file for `--config-file`."""
 
@@ -75,6 +87,7 @@ class Configuration(Body, frozen=True, kw_only=True, forbid_unknown_fields=True,
     machine_config: MachineConfig
     drives: tuple[Drive, ...]
     vsock: Vsock
+    metrics: MetricsConfig
     network_interfaces: tuple[NetworkInterface, ...] = ()
     entropy: Entropy = Entropy()
 

@@ -28,7 +28,7 @@ MNT_DETACH, UMOUNT_NOFOLLOW = 2, 8
 
 
 class Thing(msgspec.Struct, frozen=True, kw_only=True):
-    """A file or block device on the host, `source`, and the plain `name` it has in the jail's root.
+    """A file, block device or (to be written) named pipe on the host, `source`, and the plain `name` it has in the jail's root.
 
     `lent`: the file is not banger's, so nothing about it is changed: it gets no other mode, and is shown by a mount that is read-only.
     """
@@ -101,7 +101,7 @@ class RealJails:
             os.mknod(target, stat.S_IFBLK | (0o400 if read_only else 0o600), status.st_rdev)
             os.chown(target, uid, uid)
             return
-        if not stat.S_ISREG(status.st_mode):
+        if not stat.S_ISREG(status.st_mode) and (read_only or not stat.S_ISFIFO(status.st_mode)):
             raise HostLacks(f"{source} is neither a file nor a block device")
         if thing.lent:
             self._lend(source, target, status.st_mode)

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from banger.daemon import Daemon
     from banger.daemon.duplex import Duplex
     from banger.daemon.operations import Progress
+    from banger.model.metrics import Metrics
     from banger.model.operation import TargetResult, Text
     from banger.model.ssh import SshLogin
     from banger.model.vm import VmStatus
@@ -108,6 +109,12 @@ def show(daemon: Daemon, *, vm: str) -> VmStatus:
 def logs(daemon: Daemon, *, vm: str, follow: bool = False) -> AsyncIterator[Text]:
     """Show a machine's console."""
     return daemon.vms.logs(vm, follow=follow)
+
+
+@op("GET /vms/{vm}/metrics")
+async def metrics(daemon: Daemon, *, vm: str) -> Metrics:
+    """Show what a running machine's VMM has counted since the machine was started: bytes of disk and network, failures."""
+    return await daemon.vms.metrics(vm)
 
 
 @op("POST /vms/{vm}/exec")

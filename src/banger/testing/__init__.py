@@ -18,6 +18,7 @@ from banger.host.bundle import RealBundles
 from banger.host.cpio import RealCpio
 from banger.host.files import RealFiles
 from banger.host.kmod import RealKmod
+from banger.host.meters import RealMeters
 from banger.host.qmp import RealQmp
 from banger.model.config import Settings
 from banger.model.paths import Paths
@@ -84,6 +85,7 @@ class FakeHost:
             jails=self.jails,
             kmod=RealKmod(),
             links=self.links,
+            meters=RealMeters(self.paths, RealFiles(), self.clock),
             nameservers=self.nameservers,
             nft=self.nft,
             privilege=self.privilege,

@@ -29,7 +29,15 @@ def test_it_runs_in_its_own_folder_and_leaves_nothing_there(world: World) -> Non
     assert (row["vmm"], row["accelerator"]) == ("firecracker", "kvm")
     folder = Path(f"/proc/{row['pid']}/cwd").readlink()
     assert folder == world.state / "run" / str(row["id"])
-    assert {path.name for path in folder.iterdir()} == {"api.sock", "vsock.sock", "console.pipe", "machine.json", "vmm.json"}
+    assert {path.name for path in folder.iterdir()} == {
+        "api.sock",
+        "vsock.sock",
+        "console.pipe",
+        "machine.json",
+        "metrics.json",
+        "metrics.pipe",
+        "vmm.json",
+    }
     assert all(path.stat().st_mode & 0o077 == 0 for path in folder.iterdir())
     world.ok("vm", "stop", "otter")
     assert not folder.exists()

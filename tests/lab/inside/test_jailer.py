@@ -18,7 +18,20 @@ from tests.world import World, alive, until
 
 FIRST, COUNT = 1879048192, 268435454
 #: What Firecracker sees: what banger puts there, and what the jailer makes.
-SEEN = {"kernel", "initramfs", "lower", "upper", "machine.json", "api.sock", "vsock.sock", "firecracker", "firecracker.pid", "dev", "run"}
+SEEN = {
+    "kernel",
+    "initramfs",
+    "lower",
+    "upper",
+    "machine.json",
+    "metrics.pipe",
+    "api.sock",
+    "vsock.sock",
+    "firecracker",
+    "firecracker.pid",
+    "dev",
+    "run",
+}
 
 
 class Jailed:

@@ -8,6 +8,7 @@ from typing import Protocol, runtime_checkable
 from banger.host.stream import Stream
 from banger.model.finding import Finding
 from banger.model.ids import VmId
+from banger.model.metrics import Metrics
 from banger.model.parts import DiskPart, MachinePart, NicPart, PartStatus
 
 
@@ -60,3 +61,11 @@ class Stalling(Protocol):
 
     async def proceed(self, part: MachinePart) -> None:
         """Let the guest go on: what could not be written is tried again. Nothing happens where it was not halted."""
+
+
+@runtime_checkable
+class Metered(Protocol):
+    """A VMM that counts what its guest does."""
+
+    async def metrics(self, part: MachinePart) -> Metrics:
+        """What it has counted up to now; WrongState when this one was started without, VmmFailed or TimedOut when it does not say."""

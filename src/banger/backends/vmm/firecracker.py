@@ -5,7 +5,8 @@ configuration is one file that is there before it starts: whoever dies in betwee
 stdout, a pipe that never makes it wait; while no daemon reads, the first 64 KiB are kept and the rest is lost. It has no switch for the guest's power:
 a guest that restarts ends it (`reboot=k`), so the agent restarts where it is told to power off.
 Without a jail the process has no capability, cannot get one (no new privileges), and is in a user namespace, its own or its network's.
-Owns the process, `vmm.json`, `machine.json`, `console.pipe` and the two sockets; `remove` takes all of them away.
+Owns the process, `vmm.json`, `machine.json`, `console.pipe`, the two sockets, and through `host/meters.py` the pipe of its metrics; `remove` takes all
+of them away.
 """
 
 from __future__ import annotations
@@ -23,9 +24,11 @@ from banger.backends.releases import Binaries, too_old, why
 from banger.host import fcapi, unshare, vsock
 from banger.host.detached import recorded
 from banger.host.facts import secluded_tap
+from banger.host.jail import Thing
+from banger.host.meters import PIPE
 from banger.host.proc import Life, ProcessId
 from banger.model.drives import by_letter, drives, words
-from banger.model.errors import BadRequest, BangerError, GuestFailed, HostLacks, TimedOut, VmmFailed
+from banger.model.errors import BadRequest, BangerError, GuestFailed, HostLacks, TimedOut, VmmFailed, WrongState
 from banger.model.finding import Finding, Level
 from banger.model.parts import DiskPart, MachinePart, NicPart, PartStatus
 from banger.model.paths import Paths
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
     from banger.host import Host
     from banger.host.stream import Stream
     from banger.model.ids import VmId
+    from banger.model.metrics import Metrics
 
 log = logging.getLogger(__name__)
 API, VSOCK, CONFIGURATION, OUTPUT = "api.sock", "vsock.sock", "machine.json", "console.pipe"
@@ -43,6 +47,9 @@ API, VSOCK, CONFIGURATION, OUTPUT = "api.sock", "vsock.sock", "machine.json", "c
 PORT, CONTEXT = 1024, 3
 NETWORKS = frozenset({"none", "user", "bridge"})
 READY_TIMEOUT = 30.0
+FLUSH_TIMEOUT = 5.0
+#: The first line after a pipe that was full has the beginning of another one before it, and is lost.
+FLUSHES = 2
 FIRST_PAUSE, LONGEST_PAUSE = 0.002, 0.05
 TAIL_LINES = 20
 MOST_VCPUS = 32
@@ -70,6 +77,7 @@ def configuration(part: MachinePart, paths: Paths) -> fcapi.Configuration:
         machine_config=fcapi.MachineConfig(vcpu_count=part.vcpu, mem_size_mib=part.memory_mib),
         drives=tuple(fcapi.Drive(drive_id=disk.role, path_on_host=disk.path, is_read_only=disk.read_only) for disk in disks),
         vsock=fcapi.Vsock(guest_cid=CONTEXT, uds_path=VSOCK),
+        metrics=fcapi.MetricsConfig(metrics_path=PIPE),
         network_interfaces=_interfaces(part.nic),
     )
 
@@ -189,8 +197,11 @@ class Firecracker:
         """Everything that Firecracker finds when it starts, in its jail if it has one; and the command."""
         found, command, mode = configuration(part, self.host.paths), argv(part, binary.path), 0o600
         network = self._network(part.nic)
+        pipe = self.host.meters.prepare(part.vm)
+        self.host.meters.start(part.vm)
         if self.jailing.wanted(binary):
             found, things = inside(found)
+            things = (*things, Thing(name=PIPE, source=str(pipe), read_only=False))
             netns = f"/proc/{network}/ns/net" if network else NO_NETWORK if part.nic.backend == "none" else ""
             command = self.jailing.ensure(part.vm, command, things, limits(part.vcpu, part.memory_mib), binary, netns, part.nic.tap)
             mode = 0o644  # read by the jail's user; the folders that lead to it are private
@@ -251,6 +262,7 @@ class Firecracker:
         await self.jailing.remove(part.vm, instance(part.vm), [drive.path for drive in drives(part.disk, self.host.paths) if not drive.read_only])
         for name in (API, VSOCK, CONFIGURATION, OUTPUT):
             self.host.files.remove_tree(folder / name)
+        self.host.meters.remove(part.vm)
         self.host.proc.said(folder / OUTPUT)
 
     async def remove(self, part: MachinePart) -> None:
@@ -275,6 +287,19 @@ class Firecracker:
     async def dial(self, part: MachinePart, *, timeout: float) -> Stream:
         """See Vmm."""
         return await self.lives.call(part.vm, vsock.dial(self.host.dialer, self.jailing.place(part.vm) / VSOCK, PORT, timeout=timeout))
+
+    async def metrics(self, part: MachinePart) -> Metrics:
+        """See Metered: the report is in the pipe before the answer comes."""
+        before = self.host.meters.read(part.vm)
+        if before is None:
+            raise WrongState("its Firecracker was started by a banger that did not read metrics yet", hint="restart the machine")
+        for _ in range(FLUSHES):
+            action = fcapi.Action(action_type="FlushMetrics")
+            await fcapi.send(self.host.dialer, self.jailing.place(part.vm) / API, "PUT", "/actions", action, timeout=FLUSH_TIMEOUT)
+            found = self.host.meters.read(part.vm)
+            if found is not None and found.reports > before.reports:
+                return found
+        raise VmmFailed("Firecracker's reports make no sense", hint="its metrics are lost until the machine is restarted")
 
     def check(self) -> list[Finding]:
         """See Vmm."""

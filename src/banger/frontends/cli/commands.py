@@ -75,6 +75,7 @@ GROUPS: dict[str, tuple[str, tuple[Command, ...]]] = {
             ),
             Command("vm show", "vm.show", examples=(("banger vm show web", ""), ("banger vm show web --json", "for programs"))),
             Command("vm logs", "vm.logs", "calls:logs", examples=(("banger vm logs web", ""), ("banger vm logs -f web", "until Ctrl-C"))),
+            Command("vm metrics", "vm.metrics", examples=(("banger vm metrics web", "with Firecracker"), ("banger vm metrics web --json", ""))),
             Command(
                 "vm exec",
                 "vm.exec",
