@@ -154,12 +154,13 @@ class Lab:
         """The checkout's tests, and its code from below `source`."""
         self.ok("sh", "-c", UNPACK, data=luggage.packed(source))
 
-    def pytest(self, *arguments: str, settings: str, measured: bool) -> tuple[str, str]:
+    def pytest(self, *arguments: str, target: str, measured: bool) -> tuple[str, str]:
         """Run tests inside: what pytest printed, and its report (JUnit's XML; empty when there is none). Measuring coverage takes time."""
-        self.run("rm", "-f", "/tmp/report.xml")
-        more = {"BANGER_TEST_SETTINGS": settings, **(MEASURED if measured else {})}
-        done = self.run(*pytest_command("-q", "--durations=0", "--junitxml=/tmp/report.xml", *arguments, more=more), timeout=TESTS)
-        report = self.run("cat", "/tmp/report.xml")
+        place = f"/tmp/{target}.xml"
+        self.run("rm", "-f", place)
+        more = {"BANGER_TEST_SETTINGS": LAB_TARGETS[target], **(MEASURED if measured else {})}
+        done = self.run(*pytest_command("-q", "--durations=0", f"--junitxml={place}", *arguments, more=more), timeout=TESTS)
+        report = self.run("cat", place)
         return (done.stdout + done.stderr).decode("utf-8", "replace"), report.stdout.decode("utf-8", "replace") if report.returncode == 0 else ""
 
     def keep_coverage(self) -> str:

@@ -1,10 +1,11 @@
-"""Every test that runs in the lab machine, as a test of its own here. They run together, in one lab machine, before the first of them is judged."""
+"""Every test that runs in the lab machine, as a test of its own here. They all run, in one lab machine, before the first of them is judged."""
 
 from __future__ import annotations
 
 import shutil
 import xml.etree.ElementTree as xml
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -64,18 +65,28 @@ def lab(shelf: None) -> Iterator[Lab]:
 
 @pytest.fixture(scope="module")
 def results(request: pytest.FixtureRequest, lab: Lab) -> Results:
-    """Of all tests that were asked for. A lab that breaks is a failure of each, with the console's tail."""
-    wanted, found = asked(request), Results()
-    for target, settings in LAB_TARGETS.items():
-        names = [name for there, name in wanted if there == target]
-        if names:
-            said, report = lab.pytest(*names, settings=settings, measured=target == FIRST)
-            assert report, f"the tests in the lab machine did not come to an end:\n{said[-4000:]}\n{lab.console()}"
-            print(said[-6000:])
-            found |= {(target, name): bad for name, bad in judged(report).items()}
-    if any(target == FIRST for target, _ in wanted):
+    """Of all tests that were asked for. A lab that breaks is a failure of each, with the console's tail.
+
+    Those that look at all of the host go first and alone, and coverage is measured of them; then those that hold for every VMM, on all targets at once.
+    """
+    wanted = asked(request)
+    alone = [name for _, name in wanted if name in OWN]
+    found = ran(lab, FIRST, alone, measured=True) if alone else Results()
+    if alone:
         print(lab.keep_coverage())
+    together = {each: names for each in LAB_TARGETS if (names := [name for target, name in wanted if target == each and name in EACH])}
+    with ThreadPoolExecutor() as threads:
+        for part in threads.map(lambda target: ran(lab, target, together[target], measured=False), together):
+            found |= part
     return found
+
+
+def ran(lab: Lab, target: str, names: list[str], *, measured: bool) -> Results:
+    """What came of these tests on a target."""
+    said, report = lab.pytest(*names, target=target, measured=measured)
+    assert report, f"the tests on {target} in the lab machine did not come to an end:\n{said[-4000:]}\n{lab.console()}"
+    print(said[-6000:])
+    return {(target, name): bad for name, bad in judged(report).items()}
 
 
 @pytest.mark.parametrize(("target", "name"), CASES, ids=[f"{target}-{name}" for target, name in CASES])
