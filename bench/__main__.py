@@ -21,8 +21,8 @@ from banger.model.ids import VmId
 from banger.model.vm import VmPlan
 from bench.bare import boot_to_first_frame, memory_kib, ssh_into, wake_ups
 from bench.lab import nested
-from bench.layers import unpacking
 from bench.measure import RUNS, Figure, in_turn, run, seconds
+from bench.pull import pulling
 from bench.shelf import sized
 from tests.world import GOLDEN, ROOT, World, fill_shelf
 
@@ -154,7 +154,7 @@ BENCHMARKS: dict[str, Callable[[], Iterator[Figure]]] = {
     "inside": inside,
     "idle": idling,
     "sized": sized,
-    "layers": unpacking,
+    "pull": pulling,
     "lab": nested,
     "network": lambda: nested("network"),
 }

@@ -80,16 +80,6 @@ def layer(place: Path, data: bytes, how: str = "tar") -> Layer:
     return Layer(path=str(path), diff_id=diff_id)
 
 
-def layout(place: Path, layers: Sequence[Layer]) -> Path:
-    """An image that umoci reads, with the tag `latest`; its layers are not packed, which any umoci understands."""
-    return _layout(place, [(_plain(each), "layer.v1.tar") for each in layers], layers)
-
-
-def packed_layout(place: Path, layers: Sequence[Layer]) -> Path:
-    """The same with layers that are packed with gzip, as they are."""
-    return _layout(place, [(Path(each.path).read_bytes(), "layer.v1.tar+gzip") for each in layers], layers)
-
-
 def _plain(each: Layer) -> bytes:
     data = Path(each.path).read_bytes()
     if each.path.endswith(".gzip"):
@@ -97,7 +87,8 @@ def _plain(each: Layer) -> bytes:
     return ZstdDecompressor().decompress(data) if each.path.endswith(".zstd") else data
 
 
-def _layout(place: Path, blobs: Sequence[tuple[bytes, str]], layers: Sequence[Layer]) -> Path:
+def layout(place: Path, layers: Sequence[Layer]) -> Path:
+    """An image that umoci reads, with the tag `latest`; its layers are not packed, which any umoci understands."""
     folder = place / "blobs/sha256"
     folder.mkdir(parents=True)
 
@@ -111,7 +102,7 @@ def _layout(place: Path, blobs: Sequence[tuple[bytes, str]], layers: Sequence[La
         "schemaVersion": 2,
         "mediaType": "application/vnd.oci.image.manifest.v1+json",
         "config": put(json.dumps(config).encode(), "config.v1+json"),
-        "layers": [put(data, media) for data, media in blobs],
+        "layers": [put(_plain(each), "layer.v1.tar") for each in layers],
     }
     index = {**put(json.dumps(manifest).encode(), "manifest.v1+json"), "annotations": {"org.opencontainers.image.ref.name": "latest"}}
     (place / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [index]}))
