@@ -16,12 +16,11 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from importlib import metadata
 from pathlib import Path
 
-import h11
-import lz4
-import msgspec
 import pytest
+from packaging.requirements import Requirement
 
 import banger
 from tests.world import SLIM, alive, until
@@ -30,6 +29,21 @@ PUBLIC = [Path(place) for place in ("/tmp", "/var/tmp", "/dev/shm", "/run", "/va
 #: What Debian gives an ordinary user: no folder for system programs in it.
 SEARCH = "/usr/local/bin:/usr/bin:/bin:/usr/local/games:/usr/games"
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+def imported(name: str) -> set[Path]:
+    """What is installed for a distribution to run, of all that it requires: folders and files that are imported."""
+    found: set[Path] = set()
+    waiting, seen = [name], set()
+    while waiting:
+        seen.add(one := waiting.pop())
+        for text in metadata.requires(one) or []:
+            requirement = Requirement(text)
+            if requirement.name not in seen and (requirement.marker is None or requirement.marker.evaluate({"extra": ""})):
+                waiting.append(requirement.name)
+        files = metadata.files(one) or [] if one != name else []
+        found |= {Path(str(file.locate())).parents[len(file.parts) - 1] / file.parts[0] for file in files if file.suffix in (".py", ".so")}
+    return found
 
 
 class User:
@@ -41,9 +55,11 @@ class User:
         subprocess.run(["useradd", "--uid", number, "--create-home", "--shell", "/bin/sh", self.name], check=True, capture_output=True)
         record = pwd.getpwnam(self.name)
         self.uid, self.gid, self.home = record.pw_uid, record.pw_gid, Path(record.pw_dir)
-        for package in (banger, msgspec, h11, lz4):
-            folder = Path(str(package.__file__)).parent
-            shutil.copytree(folder, self.home / "lib" / folder.name, ignore=shutil.ignore_patterns("__pycache__"))
+        for place in (Path(banger.__file__).parent, *imported("banger")):
+            if place.is_dir():
+                shutil.copytree(place, self.home / "lib" / place.name, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy(place, self.home / "lib")
         for path in (self.home / "lib", *(self.home / "lib").rglob("*")):
             os.chown(path, self.uid, self.gid)
         self.environ = {"HOME": str(self.home), "USER": self.name, "LOGNAME": self.name, "SHELL": "/bin/sh", "PATH": SEARCH, "TERM": "dumb"}
