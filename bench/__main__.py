@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import shlex
 import shutil
 import statistics
@@ -173,7 +174,11 @@ def show(figure: Figure) -> str:
 
 def main() -> int:
     """Run those that are named, or all."""
-    wanted = sys.argv[1:] or [name for name in BENCHMARKS if name not in PARTS]
+    parser = argparse.ArgumentParser(prog="python -m bench", description="Take figures; those of the lab machine are under lab.")
+    parser.add_argument("name", nargs="*", help=f"of {', '.join(BENCHMARKS)}; all of them if none is named")
+    wanted: list[str] = parser.parse_args().name or [name for name in BENCHMARKS if name not in PARTS]
+    if unknown := [name for name in wanted if name not in BENCHMARKS]:
+        parser.error(f"there is no {unknown[0]}; there are {', '.join(BENCHMARKS)}")
     fill_shelf()
     print(f"{'figure':<32}{'ours':>10}{'baseline':>10} {'unit':<5}{'ratio':>8}  {'bound':<8} {'verdict':<7} against (medians of {RUNS} or more)")
     figures = []

@@ -76,29 +76,32 @@ class Bare:
             (folder / "machine.json").write_text(json.dumps(self.configuration(folder)))
             command = ["firecracker", "--api-sock", "api.sock", "--config-file", "machine.json", "--level", "Warning"]
             begin = time.perf_counter()
-            process = subprocess.Popen(command, cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            with (folder / "said").open("wb") as said:
+                process = subprocess.Popen(command, cwd=folder, stdin=subprocess.DEVNULL, stdout=said, stderr=said)
             try:
-                greet(dial(folder / "vsock.sock"))
+                greet(dial(folder / "vsock.sock", process))
                 return time.perf_counter() - begin
             finally:
                 process.kill()
                 process.wait()
 
     def configuration(self, folder: Path) -> Mapping[str, object]:
-        """What banger's own machine has, with the files where they are."""
+        """What banger's own machine has, with the files where they are; but for the metrics, which need a reader."""
         boot, drives = self.found["boot-source"], self.found["drives"]
         assert isinstance(boot, dict)
         assert isinstance(drives, list)
         places = {"lower": str(self.files["lower"]), "upper": str(folder / "upper.ext4")}
-        return self.found | {
+        kept = {name: value for name, value in self.found.items() if name != "metrics"}
+        return kept | {
             "boot-source": boot | {"kernel_image_path": str(self.files["kernel"]), "initrd_path": str(self.files["initramfs"])},
             "drives": [drive | {"path_on_host": places[drive["drive_id"]]} for drive in drives],
         }
 
 
-def dial(path: Path) -> socket.socket:
-    """Firecracker's vsock socket, once the agent listens at its port."""
+def dial(path: Path, process: subprocess.Popen[bytes]) -> socket.socket:
+    """Firecracker's vsock socket, once the agent listens at its port; AssertionError when Firecracker ends before, with what it said."""
     while True:
+        assert process.poll() is None, f"Firecracker ended: {path.with_name('said').read_text()[-2000:]}"
         channel = socket.socket(socket.AF_UNIX)
         with suppress(OSError):
             channel.connect(str(path))

@@ -22,7 +22,9 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+from banger.host.peer import LEAST
 from banger.model import oci
+from tests.world import until
 
 GZIP, PLAIN = "application/vnd.oci.image.layer.v1.tar+gzip", "application/vnd.oci.image.layer.v1.tar"
 
@@ -180,7 +182,7 @@ class Front(ThreadingHTTPServer):
     """Passes requests on to a registry, but for what `faults` says: words by a part of the path, one used up by each request that it fits.
 
     `cut N`, `drop`, `garble`, `longer`, `shorter`, `announce N`, `status N [SECONDS]`, `stall N`, `other-part`, `no-range`, `no-part`, `to URL`;
-    `pass` is none.
+    `pass` is none. With `into`, the file that a blob goes to, a cut comes only once all that was sent is there, but for the last piece.
     With `token` only who carries that one is let in, and `/token` gives it to who logs in as `login` (anybody when that is empty).
     """
 
@@ -197,6 +199,7 @@ class Front(ThreadingHTTPServer):
         self.faults: dict[str, list[str]] = {}
         self.asked: list[Asked] = []
         self.token = self.login = self.realm = ""
+        self.into: Path | None = None
         self.held, self.go = threading.Event(), threading.Event()
         self.lock = threading.Lock()
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
@@ -293,7 +296,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif word == "announce":
             return self._say(status, data[:number], headers, length=number)
         elif word == "cut":
-            return self._say(status, data[:number], headers, length=len(data))
+            return self._cut(status, data, number, headers)
         elif word == "other-part":
             return self._say(206, data[7:], headers | {"Content-Range": f"bytes 7-{len(data) - 1}/{len(data)}"})
         elif word == "no-part":
@@ -301,6 +304,13 @@ class _Handler(BaseHTTPRequestHandler):
         elif word == "stall":
             return self._stall(status, data, number, headers)
         return self._say(status, data, headers)
+
+    def _cut(self, status: int, data: bytes, number: int, headers: dict[str, str]) -> None:
+        self._say(status, data[:number], headers, length=len(data))
+        self.wfile.flush()
+        into, start = self.server.into, int(self.headers.get("Range", "bytes=0-")[6:-1])
+        if into is not None:
+            until(lambda: into.stat().st_size > start + number - LEAST, "what was sent")
 
     def _stall(self, status: int, data: bytes, number: int, headers: dict[str, str]) -> None:
         self._head(status, headers, len(data))
