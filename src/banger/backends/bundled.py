@@ -28,9 +28,9 @@ M = TypeVar("M", ImageManifest, KernelManifest)
 
 
 def require(entry: ImageEntry | KernelEntry, noun: str) -> None:
-    """BadRequest when an entry does not say where its bundle is, or not what it must be."""
+    """BadRequest when an entry does not say where its file is, or not what it must be."""
     if not entry.url or not SHA256.match(entry.sha256):
-        raise BadRequest(f"{noun} {entry.name}: a catalog entry of source bundle needs url and sha256 (64 lower-case hex digits)")
+        raise BadRequest(f"{noun} {entry.name}: a catalog entry of source {entry.source} needs url and sha256 (64 lower-case hex digits)")
 
 
 async def obtain(host: Host, entry: ImageEntry | KernelEntry, build: Path) -> tuple[Bundle, Path]:

@@ -10,21 +10,17 @@ from pathlib import Path
 import msgspec
 
 from banger.backends.bundled import chosen, leave, obtain, require
+from banger.backends.sources import ImageMaker
 from banger.host import Host
-from banger.model import codec
 from banger.model.bundle import own
 from banger.model.catalog import ImageEntry, ImageManifest, ImagePart
 from banger.model.errors import BadRequest, Corrupt
 from banger.model.event import step
-from banger.model.finding import Finding
 from banger.model.volume import HEAD, Kind, recognise
 
 
-class BundleImage:
+class BundleImage(ImageMaker):
     """Source `bundle`: `url` says where, `sha256` what it must be, `kernel` what the image in it boots with."""
-
-    def __init__(self, host: Host) -> None:
-        self.host = host
 
     def plan(self, entry: ImageEntry, into: Path) -> ImagePart:
         """See ImageSource."""
@@ -33,17 +29,10 @@ class BundleImage:
             raise BadRequest(f"image {entry.name}: no kernel is named")
         return ImagePart(entry=entry, into=str(into))
 
-    async def ensure(self, part: ImagePart) -> ImageManifest:
-        """See ImageSource."""
-        present = self.inspect(part)
-        if present is not None:
-            return present
-        try:
-            async with step("make image", f"making {part.entry.name} from {part.entry.url}"):
-                return await self._make(part)
-        except BaseException:
-            await self.remove(part)
-            raise
+    async def make(self, part: ImagePart) -> ImageManifest:
+        """See Source."""
+        async with step("make image", f"making {part.entry.name} from {part.entry.url}"):
+            return await self._make(part)
 
     async def _make(self, part: ImagePart) -> ImageManifest:
         entry, into = part.entry, self.host.files.private_folder(Path(part.into))
@@ -67,19 +56,6 @@ class BundleImage:
             reference="",
             resolved="",
         )
-
-    async def remove(self, part: ImagePart) -> None:
-        """See ImageSource."""
-        self.host.files.remove_tree(Path(part.into))
-
-    def inspect(self, part: ImagePart) -> ImageManifest | None:
-        """See ImageSource."""
-        data = self.host.files.read(Path(part.into) / "manifest.json")
-        return None if data is None else codec.decode(data, ImageManifest, what=f"image {part.entry.name}")
-
-    def check(self) -> list[Finding]:
-        """See ImageSource: nothing is needed on the host."""
-        return []
 
 
 def backend(host: Host) -> BundleImage:

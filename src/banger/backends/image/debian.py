@@ -13,12 +13,12 @@ from importlib.resources import files as resources
 from importlib.resources.abc import Traversable
 from pathlib import Path, PurePosixPath
 
+from banger.backends.sources import ImageMaker
 from banger.host import Host
 from banger.host.mmdebstrap import Request, bootstrap, check_room, findings, require, validate
 from banger.host.unshare import mapped
-from banger.model import codec
 from banger.model.catalog import ImageEntry, ImageManifest, ImagePart
-from banger.model.errors import BadRequest, BangerError, Corrupt
+from banger.model.errors import BadRequest, Corrupt
 from banger.model.event import report, step
 from banger.model.finding import Finding
 from banger.model.inits import init_of
@@ -49,11 +49,8 @@ MASKED = (
 UNITS = "etc/systemd/system"
 
 
-class DebianImage:
+class DebianImage(ImageMaker):
     """Source `debian`: suite, variant and packages say what to install; size_mib is a floor, more is taken if the content needs it."""
-
-    def __init__(self, host: Host) -> None:
-        self.host = host
 
     def plan(self, entry: ImageEntry, into: Path) -> ImagePart:
         """See ImageSource."""
@@ -64,18 +61,11 @@ class DebianImage:
         validate(request(entry))
         return ImagePart(entry=entry, into=str(into))
 
-    async def ensure(self, part: ImagePart) -> ImageManifest:
-        """See ImageSource."""
-        present = self.inspect(part)
-        if present is not None:
-            return present
+    async def make(self, part: ImagePart) -> ImageManifest:
+        """See Source."""
         require(self.check(), self.host.facts.distribution())
-        try:
-            async with step("make image", f"making {part.entry.name}"):
-                return await self._make(part)
-        except BaseException as error:
-            await self._clean(part, error)
-            raise
+        async with step("make image", f"making {part.entry.name}"):
+            return await self._make(part)
 
     async def _make(self, part: ImagePart) -> ImageManifest:
         what = f"image {part.entry.name}"
@@ -128,12 +118,6 @@ class DebianImage:
     async def _as_root(self, command: list[str], *, data: bytes = b"") -> bytes:
         return await self.host.proc.run([*mapped(self.host.facts.root()), *command], timeout=300, data=data)
 
-    async def _clean(self, part: ImagePart, error: BaseException) -> None:
-        try:
-            await self.remove(part)
-        except BangerError as leftover:
-            error.add_note(f"{part.into} could not be removed: {leftover}")
-
     async def remove(self, part: ImagePart) -> None:
         """See ImageSource."""
         await self._remove(Path(part.into))
@@ -141,11 +125,6 @@ class DebianImage:
     async def _remove(self, path: Path) -> None:
         if path.exists():
             await self._as_root(["rm", "-rf", "--one-file-system", "--", str(path)])
-
-    def inspect(self, part: ImagePart) -> ImageManifest | None:
-        """See ImageSource."""
-        data = self.host.files.read(Path(part.into) / "manifest.json")
-        return None if data is None else codec.decode(data, ImageManifest, what=f"image {part.entry.name}")
 
     def check(self) -> list[Finding]:
         """See ImageSource."""

@@ -12,13 +12,14 @@ from pathlib import Path
 
 import msgspec
 
+from banger.backends.sources import ImageMaker
 from banger.host import Host
 from banger.host.blobs import digest_of
 from banger.host.registry import Repository
 from banger.host.rootfs import Layer, limits_of
-from banger.model import codec, oci
+from banger.model import oci
 from banger.model.catalog import ImageConfig, ImageEntry, ImageManifest, ImagePart
-from banger.model.errors import BadRequest, BangerError, Corrupt, NoSpace
+from banger.model.errors import BadRequest, Corrupt, NoSpace
 from banger.model.event import report, step
 from banger.model.finding import Finding, Level
 from banger.model.inits import BUSYBOX, PLACES, SIGNS, init_of
@@ -52,11 +53,8 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
         return {layer.digest: layer for layer in self.manifest.layers or ()}
 
 
-class OciImage:
+class OciImage(ImageMaker):
     """Source `oci`: reference says which image, platform which of several; size_mib is the file system's size, 0 what the content needs."""
-
-    def __init__(self, host: Host) -> None:
-        self.host = host
 
     def plan(self, entry: ImageEntry, into: Path) -> ImagePart:
         """See ImageSource."""
@@ -69,17 +67,10 @@ class OciImage:
             raise BadRequest(f"image {entry.name}: a size of {entry.size_mib} MiB cannot be meant")
         return ImagePart(entry=entry, into=str(into))
 
-    async def ensure(self, part: ImagePart) -> ImageManifest:
-        """See ImageSource."""
-        present = self.inspect(part)
-        if present is not None:
-            return present
-        try:
-            with self.host.blobs.using():
-                return await self._make(part)
-        except BaseException as error:
-            await self._clean(part, error)
-            raise
+    async def make(self, part: ImagePart) -> ImageManifest:
+        """See Source."""
+        with self.host.blobs.using():
+            return await self._make(part)
 
     async def _make(self, part: ImagePart) -> ImageManifest:
         entry = part.entry
@@ -206,21 +197,6 @@ class OciImage:
             reference=str(found.reference),
             resolved=found.descriptor.digest,
         )
-
-    async def _clean(self, part: ImagePart, error: BaseException) -> None:
-        try:
-            await self.remove(part)
-        except (BangerError, OSError) as leftover:
-            error.add_note(f"{part.into} could not be removed: {leftover}")
-
-    async def remove(self, part: ImagePart) -> None:
-        """See ImageSource."""
-        self.host.files.remove_tree(Path(part.into))
-
-    def inspect(self, part: ImagePart) -> ImageManifest | None:
-        """See ImageSource."""
-        data = self.host.files.read(Path(part.into) / "manifest.json")
-        return None if data is None else codec.decode(data, ImageManifest, what=f"image {part.entry.name}")
 
     def check(self) -> list[Finding]:
         """See ImageSource."""

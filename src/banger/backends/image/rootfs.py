@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+from banger.backends.sources import ImageMaker
 from banger.host import Host, qemu_img
 from banger.host.mmdebstrap import check_room
-from banger.model import codec
 from banger.model.catalog import ImageEntry, ImageManifest, ImagePart
 from banger.model.errors import BadRequest, Corrupt, HostLacks
 from banger.model.event import report, step
@@ -20,11 +20,8 @@ from banger.model.inits import UNKNOWN
 from banger.model.volume import HEAD, Kind, Volume, recognise
 
 
-class RootfsImage:
+class RootfsImage(ImageMaker):
     """Source `rootfs`: `file` names the file, `managed` says whether to copy it."""
-
-    def __init__(self, host: Host) -> None:
-        self.host = host
 
     def plan(self, entry: ImageEntry, into: Path) -> ImagePart:
         """See ImageSource."""
@@ -34,17 +31,10 @@ class RootfsImage:
             raise BadRequest(f"image {entry.name}: no kernel is named")
         return ImagePart(entry=entry, into=str(into))
 
-    async def ensure(self, part: ImagePart) -> ImageManifest:
-        """See ImageSource."""
-        present = self.inspect(part)
-        if present is not None:
-            return present
-        try:
-            async with step("make image", f"making {part.entry.name} from {part.entry.file}"):
-                return await self._make(part)
-        except BaseException:
-            await self.remove(part)
-            raise
+    async def make(self, part: ImagePart) -> ImageManifest:
+        """See Source."""
+        async with step("make image", f"making {part.entry.name} from {part.entry.file}"):
+            return await self._make(part)
 
     async def _make(self, part: ImagePart) -> ImageManifest:
         file, target = Path(part.entry.file), Path(part.into) / "rootfs.ext4"
@@ -102,15 +92,6 @@ class RootfsImage:
         except HostLacks:
             check_room(self.host.files, target.parent, self.host.files.used_bytes(file), f"a copy of {file}")
             await asyncio.to_thread(self.host.files.copy_sparse, file, target)
-
-    async def remove(self, part: ImagePart) -> None:
-        """See ImageSource."""
-        self.host.files.remove_tree(Path(part.into))
-
-    def inspect(self, part: ImagePart) -> ImageManifest | None:
-        """See ImageSource."""
-        data = self.host.files.read(Path(part.into) / "manifest.json")
-        return None if data is None else codec.decode(data, ImageManifest, what=f"image {part.entry.name}")
 
     def check(self) -> list[Finding]:
         """See ImageSource."""

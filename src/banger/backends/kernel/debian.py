@@ -9,12 +9,12 @@ from pathlib import Path, PurePosixPath
 
 import msgspec
 
+from banger.backends.sources import KernelMaker
 from banger.host import Host
 from banger.host.mmdebstrap import Request, bootstrap, check_room, findings, require, validate
 from banger.host.unshare import mapped
-from banger.model import codec
 from banger.model.catalog import KernelEntry, KernelManifest, KernelPart
-from banger.model.errors import BadRequest, BangerError, Corrupt
+from banger.model.errors import BadRequest, Corrupt
 from banger.model.event import report, step
 from banger.model.finding import Finding
 
@@ -28,11 +28,8 @@ LIMIT = 1 << 30
 BUILD = ".build"
 
 
-class DebianKernel:
+class DebianKernel(KernelMaker):
     """Source `debian`: suite and package name what to take; `{arch}` in the package stands for Debian's name of this machine's architecture."""
-
-    def __init__(self, host: Host) -> None:
-        self.host = host
 
     def plan(self, entry: KernelEntry, into: Path) -> KernelPart:
         """See KernelSource."""
@@ -45,18 +42,11 @@ class DebianKernel:
         validate(request(concrete))
         return KernelPart(entry=concrete, into=str(into))
 
-    async def ensure(self, part: KernelPart) -> KernelManifest:
-        """See KernelSource."""
-        present = self.inspect(part)
-        if present is not None:
-            return present
+    async def make(self, part: KernelPart) -> KernelManifest:
+        """See Source."""
         require(self.check(), self.host.facts.distribution())
-        try:
-            async with step("make kernel", f"making {part.entry.name} from {part.entry.package}"):
-                return await self._make(part)
-        except BaseException as error:
-            await self._clean(part, error)
-            raise
+        async with step("make kernel", f"making {part.entry.name} from {part.entry.package}"):
+            return await self._make(part)
 
     async def _make(self, part: KernelPart) -> KernelManifest:
         what = f"kernel {part.entry.name}"
@@ -96,12 +86,6 @@ class DebianKernel:
             built=self.host.clock.now(),
         )
 
-    async def _clean(self, part: KernelPart, error: BaseException) -> None:
-        try:
-            await self.remove(part)
-        except BangerError as leftover:
-            error.add_note(f"{part.into} could not be removed: {leftover}")
-
     async def remove(self, part: KernelPart) -> None:
         """See KernelSource."""
         await self._remove(Path(part.into))
@@ -109,11 +93,6 @@ class DebianKernel:
     async def _remove(self, path: Path) -> None:
         if path.exists():
             await self.host.proc.run([*mapped(self.host.facts.root()), "rm", "-rf", "--one-file-system", "--", str(path)], timeout=120)
-
-    def inspect(self, part: KernelPart) -> KernelManifest | None:
-        """See KernelSource."""
-        data = self.host.files.read(Path(part.into) / "manifest.json")
-        return None if data is None else codec.decode(data, KernelManifest, what=f"kernel {part.entry.name}")
 
     def check(self) -> list[Finding]:
         """See KernelSource."""

@@ -13,13 +13,12 @@ from pathlib import Path, PurePosixPath
 import msgspec
 
 from banger.backends.guestkernels import LARGEST_CONFIG, LIMIT, finish, wanted_module
+from banger.backends.sources import KernelMaker
 from banger.host import Host
 from banger.host.mmdebstrap import check_room
-from banger.model import codec
 from banger.model.catalog import KernelEntry, KernelManifest, KernelPart
 from banger.model.errors import BadRequest, NotFound
 from banger.model.event import report, step
-from banger.model.finding import Finding
 
 #: Names of a kernel in a folder, better ones first, and where besides the folder itself it may lie: a root, and the kernel's own build tree.
 KERNELS = ("vmlinux", "bzImage", "Image", "vmlinuz", "vmlinux-*", "vmlinuz-*")
@@ -38,11 +37,8 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     initrd: Path | None = None
 
 
-class FolderKernel:
+class FolderKernel(KernelMaker):
     """Source `folder`: `file` names a kernel, or a folder with one in it."""
-
-    def __init__(self, host: Host) -> None:
-        self.host = host
 
     def plan(self, entry: KernelEntry, into: Path) -> KernelPart:
         """See KernelSource."""
@@ -50,17 +46,10 @@ class FolderKernel:
             raise BadRequest(f"kernel {entry.name}: the path {entry.file!r} does not begin with '/'", hint="give the whole path of a file or folder")
         return KernelPart(entry=entry, into=str(into))
 
-    async def ensure(self, part: KernelPart) -> KernelManifest:
-        """See KernelSource."""
-        present = self.inspect(part)
-        if present is not None:
-            return present
-        try:
-            async with step("make kernel", f"making {part.entry.name} from {part.entry.file}"):
-                return await self._make(part, locate(Path(part.entry.file)))
-        except BaseException:
-            await self.remove(part)
-            raise
+    async def make(self, part: KernelPart) -> KernelManifest:
+        """See Source."""
+        async with step("make kernel", f"making {part.entry.name} from {part.entry.file}"):
+            return await self._make(part, locate(Path(part.entry.file)))
 
     async def _make(self, part: KernelPart, found: Found) -> KernelManifest:
         files, into = self.host.files, self.host.files.private_folder(Path(part.into))
@@ -97,19 +86,6 @@ class FolderKernel:
             place.parent.mkdir(parents=True, exist_ok=True)
             self.host.files.copy_sparse(path, place)
             await asyncio.sleep(0)
-
-    async def remove(self, part: KernelPart) -> None:
-        """See KernelSource."""
-        self.host.files.remove_tree(Path(part.into))
-
-    def inspect(self, part: KernelPart) -> KernelManifest | None:
-        """See KernelSource."""
-        data = self.host.files.read(Path(part.into) / "manifest.json")
-        return None if data is None else codec.decode(data, KernelManifest, what=f"kernel {part.entry.name}")
-
-    def check(self) -> list[Finding]:
-        """See KernelSource: nothing is needed."""
-        return []
 
 
 def locate(path: Path) -> Found:

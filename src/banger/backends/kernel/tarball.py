@@ -6,49 +6,36 @@ removes it.
 
 from __future__ import annotations
 
-import re
 from pathlib import Path, PurePosixPath
 
+from banger.backends.bundled import require
 from banger.backends.downloads import fetch
 from banger.backends.guestkernels import LIMIT, finish, wanted_module
+from banger.backends.sources import KernelMaker
 from banger.host import Host
 from banger.host.mmdebstrap import check_room
-from banger.model import codec
 from banger.model.catalog import KernelEntry, KernelManifest, KernelPart
-from banger.model.errors import BadRequest, Corrupt
+from banger.model.errors import Corrupt
 from banger.model.event import report, step
-from banger.model.finding import Finding
 
 #: The archive as it is fetched.
 LARGEST = 1 << 30
 ROOM = 512 << 20
-SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 SINGLE = ("vmlinux", "config", "initrd.img")
 
 
-class TarballKernel:
+class TarballKernel(KernelMaker):
     """Source `tarball`: `url` says where, `sha256` what it must be."""
-
-    def __init__(self, host: Host) -> None:
-        self.host = host
 
     def plan(self, entry: KernelEntry, into: Path) -> KernelPart:
         """See KernelSource."""
-        if not entry.url or not SHA256.match(entry.sha256):
-            raise BadRequest(f"kernel {entry.name}: a catalog entry of source tarball needs url and sha256 (64 lower-case hex digits)")
+        require(entry, "kernel")
         return KernelPart(entry=entry, into=str(into))
 
-    async def ensure(self, part: KernelPart) -> KernelManifest:
-        """See KernelSource."""
-        present = self.inspect(part)
-        if present is not None:
-            return present
-        try:
-            async with step("make kernel", f"making {part.entry.name} from {part.entry.url}"):
-                return await self._make(part)
-        except BaseException:
-            await self.remove(part)
-            raise
+    async def make(self, part: KernelPart) -> KernelManifest:
+        """See Source."""
+        async with step("make kernel", f"making {part.entry.name} from {part.entry.url}"):
+            return await self._make(part)
 
     async def _make(self, part: KernelPart) -> KernelManifest:
         files, into = self.host.files, self.host.files.private_folder(Path(part.into))
@@ -69,19 +56,6 @@ class TarballKernel:
         made = await finish(self.host, part, taken / "vmlinux")
         files.remove_tree(build)
         return made
-
-    async def remove(self, part: KernelPart) -> None:
-        """See KernelSource."""
-        self.host.files.remove_tree(Path(part.into))
-
-    def inspect(self, part: KernelPart) -> KernelManifest | None:
-        """See KernelSource."""
-        data = self.host.files.read(Path(part.into) / "manifest.json")
-        return None if data is None else codec.decode(data, KernelManifest, what=f"kernel {part.entry.name}")
-
-    def check(self) -> list[Finding]:
-        """See KernelSource: nothing is needed on the host."""
-        return []
 
 
 def belongs(name: PurePosixPath) -> PurePosixPath | None:
