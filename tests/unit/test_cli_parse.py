@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from banger.frontends.cli.commands import GROUPS, SINGLE, every_command, find
+from banger.frontends.cli.commands import GROUPS, SINGLE
 from banger.frontends.cli.help import of_command, of_group, overview
-from banger.frontends.cli.parse import flags_of, parse, places_of, shown_for
+from banger.frontends.cli.parse import find, flags_of, parse, places_of, shown_for
 from banger.frontends.cli.words import Command
 from banger.model.errors import BadRequest
 from banger.ops import every_op
+
+EVERY = [*(command for _, commands in GROUPS.values() for command in commands), *SINGLE.values()]
 
 
 def command(words: str) -> Command:
@@ -85,9 +87,8 @@ def test_a_mistake_is_named(words: str, given: str, says: str) -> None:
 
 
 def test_every_operation_has_a_command_and_every_parameter_its_words() -> None:
-    commands = every_command()
-    assert {one.op for one in commands} >= set(every_op()) - {"doctor.doctor"}  # doctor looks without the daemon
-    for one in commands:
+    assert {one.op for one in EVERY} >= set(every_op()) - {"doctor.doctor"}  # doctor looks without the daemon
+    for one in EVERY:
         op = every_op().get(one.op)
         shown = {flag.parameter for flag in flags_of(one) if not flag.own} | set(places_of(one))
         assert shown | set(one.hide) == set(op.parameters if op else ())
@@ -99,7 +100,7 @@ def test_every_command_and_group_has_help_with_an_example_that_parses() -> None:
     assert "banger vm run" in overview()
     for noun in GROUPS:
         assert "Examples:" in of_group(noun)
-    for one in every_command():
+    for one in EVERY:
         text = of_command(one)
         assert one.hidden or one.handler == "version:version" or "Examples:" in text
         for example, _ in one.examples:
@@ -109,7 +110,7 @@ def test_every_command_and_group_has_help_with_an_example_that_parses() -> None:
 
 
 def test_no_two_flags_of_a_command_are_spelt_alike() -> None:
-    for one in every_command():
+    for one in EVERY:
         longs = [flag.long for flag in flags_of(one)]
         shorts = [flag.shown.short for flag in flags_of(one) if flag.shown.short]
         assert len(set(longs)) == len(longs)

@@ -362,16 +362,3 @@ SINGLE: dict[str, Command] = {
     "version": Command("version", "", "version:version", about="Print the version and the build.", examples=(("banger version", ""),)),
     "reference": Command("reference", "", "reference:write", about="Print this program's reference as Markdown.", hidden=True),
 }
-
-
-def find(noun: str, verb: str) -> Command | None:
-    """A group's command by its verb or an alias of it."""
-    for command in GROUPS[noun][1]:
-        if verb == command.verb or verb in command.aliases:
-            return command
-    return None
-
-
-def every_command() -> list[Command]:
-    """All commands in the order of their help."""
-    return [command for _, commands in GROUPS.values() for command in commands] + list(SINGLE.values())

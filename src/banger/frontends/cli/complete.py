@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from banger.frontends.cli.commands import GROUPS, SINGLE
 from banger.frontends.cli.output import clean, data
-from banger.frontends.cli.parse import Flag, Given, flags_of, near, places_of, shown_for
+from banger.frontends.cli.parse import Flag, Given, flags_of, lookup, near, places_of, shown_for
 from banger.frontends.cli.words import Command
 from banger.model.errors import BadRequest, BangerError
 
@@ -75,8 +75,6 @@ def offered(before: list[str], word: str) -> list[tuple[str, str]]:
         return groups + [(name, about(command)) for name, command in SINGLE.items() if not command.hidden]
     if before[0] in GROUPS and len(before) == 1:
         return [(command.verb, about(command)) for command in GROUPS[before[0]][1]]
-    from banger.frontends.cli.main import lookup
-
     command, rest = lookup(before)
     return [] if command is None or "--" in rest else _within(command, rest, word)
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 import os
 import sys
 
-from banger.frontends.cli.commands import GROUPS, SINGLE, find
 from banger.frontends.cli.ending import Ended
+from banger.frontends.cli.parse import lookup, parse
 from banger.frontends.cli.words import Command
-from banger.model.errors import BadRequest, BangerError
+from banger.model.errors import BangerError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -64,34 +64,8 @@ def run(words: list[str]) -> int:
     return _help([words[0]]) if command is None else execute(command, rest)
 
 
-def lookup(words: list[str]) -> tuple[Command | None, list[str]]:
-    """The command that the words begin with (None: a group alone), and the words after it."""
-    noun = words[0]
-    if noun in SINGLE:
-        return SINGLE[noun], words[1:]
-    if noun not in GROUPS:
-        raise _unknown(noun, [*GROUPS, *(name for name, one in SINGLE.items() if not one.hidden), "help"], "banger --help")
-    if len(words) == 1 or words[1] in ("-h", "--help", "help"):
-        return None, []
-    long = find(noun, " ".join(words[1:3]))
-    if long is not None and len(words) > 2:
-        return long, words[3:]
-    found = find(noun, words[1])
-    if found is None:
-        raise _unknown(words[1], [command.verb for command in GROUPS[noun][1]], f"banger {noun} --help", f"{noun} ")
-    return found, words[2:]
-
-
-def _unknown(word: str, words: list[str], help: str, prefix: str = "") -> BadRequest:
-    from banger.frontends.cli.parse import near
-
-    return BadRequest(f"there is no command {prefix}{word}", hint=near(word, words) or f"see {help}")
-
-
 def execute(command: Command, words: list[str]) -> int:
     """Parse the words after a command and call its handler."""
-    from banger.frontends.cli.parse import parse
-
     given = parse(command, words)
     if "help" in given.own:
         return _help(command.words.split())

@@ -1,4 +1,4 @@
-"""Words to parameters: what argparse does, for just the command at hand, at a fraction of its cost, and with errors that suggest.
+"""Words to a command and its parameters: what argparse does, for just the command at hand, at a fraction of its cost, and with errors that suggest.
 
 Pure. A `--` ends the flags; flags may stand before, between and after places; where a command takes a rest, the rest begins at `--` or, when it has
 places, at the first word after them.
@@ -6,10 +6,41 @@ places, at the first word after them.
 
 from __future__ import annotations
 
+from banger.frontends.cli.commands import GROUPS, SINGLE
 from banger.frontends.cli.words import PARAMETERS, Command, Own, Shown
 from banger.model.errors import BadRequest
 from banger.model.sizes import parse_size
 from banger.ops import Op, ops_of
+
+
+def lookup(words: list[str]) -> tuple[Command | None, list[str]]:
+    """The command that the words begin with (None: a group alone), and the words after it."""
+    noun = words[0]
+    if noun in SINGLE:
+        return SINGLE[noun], words[1:]
+    if noun not in GROUPS:
+        raise _unknown(noun, [*GROUPS, *(name for name, one in SINGLE.items() if not one.hidden), "help"], "banger --help")
+    if len(words) == 1 or words[1] in ("-h", "--help", "help"):
+        return None, []
+    long = find(noun, " ".join(words[1:3]))
+    if long is not None and len(words) > 2:
+        return long, words[3:]
+    found = find(noun, words[1])
+    if found is None:
+        raise _unknown(words[1], [command.verb for command in GROUPS[noun][1]], f"banger {noun} --help", f"{noun} ")
+    return found, words[2:]
+
+
+def _unknown(word: str, words: list[str], help: str, prefix: str = "") -> BadRequest:
+    return BadRequest(f"there is no command {prefix}{word}", hint=near(word, words) or f"see {help}")
+
+
+def find(noun: str, verb: str) -> Command | None:
+    """A group's command by its verb or an alias of it."""
+    for command in GROUPS[noun][1]:
+        if verb == command.verb or verb in command.aliases:
+            return command
+    return None
 
 
 class Flag:
