@@ -82,6 +82,10 @@ func perform(machine *Machine, st *stream, op string, text []byte) (any, error) 
 		return doDial(st, text)
 	case "identity":
 		return doIdentity(machine, st, text)
+	case "pack":
+		return doPack(machine, st, text)
+	case "unpack":
+		return doUnpack(machine, st, text)
 	case "ssh":
 		return doSSH(machine, st, text)
 	case "ssh-keys":

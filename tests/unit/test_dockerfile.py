@@ -22,15 +22,15 @@ def read(text: str) -> Dockerfile:
     return parse(text, file="Dockerfile")
 
 
-def cook(text: str, base: ImageConfig = BASE, **given: str) -> Recipe:
+def cook(text: str, base: ImageConfig = BASE, /, **given: str) -> Recipe:
     return recipe(read(f"FROM box\n{text}"), base, given)
 
 
-def runs(text: str, **given: str) -> list[Run]:
+def runs(text: str, /, **given: str) -> list[Run]:
     return [step for step in cook(text, **given).steps if isinstance(step, Run)]
 
 
-def copies(text: str, **given: str) -> list[Copy]:
+def copies(text: str, /, **given: str) -> list[Copy]:
     return [step for step in cook(text, **given).steps if isinstance(step, Copy)]
 
 
@@ -211,7 +211,7 @@ def test_the_configuration_is_what_the_last_lines_say() -> None:
 def test_keys_follow_what_makes_a_difference() -> None:
     base = first_key("sha256:1", BASE)
 
-    def key(text: str, **given: str) -> str:
+    def key(text: str, /, **given: str) -> str:
         made = base
         for step in cook(text, **given).steps:
             made = next_key(made, step, "")
