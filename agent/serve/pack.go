@@ -95,6 +95,9 @@ func (p *packer) all() error {
 
 func (p *packer) folder(name string) error {
 	entries, err := os.ReadDir(filepath.Join(p.root, name))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil // gone meanwhile
+	}
 	if err != nil {
 		return err
 	}

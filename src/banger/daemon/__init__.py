@@ -17,6 +17,7 @@ from banger.model.operation import DaemonStatus
 
 if TYPE_CHECKING:
     from banger.daemon.artefacts import Shelf
+    from banger.daemon.builds import Builds
     from banger.daemon.bundles import Bundles
     from banger.daemon.catalogs import Catalogs
     from banger.daemon.housekeeping import Housekeeping
@@ -47,6 +48,7 @@ class Daemon:
         housekeeping: Housekeeping,
         bundles: Bundles,
         catalogs: Catalogs,
+        builds: Builds,
         vms: Vms,
         releases: Releases,
         names: Names,
@@ -54,7 +56,7 @@ class Daemon:
     ) -> None:
         self.host, self.databases, self.build, self.shipped = host, databases, build, shipped
         self.operations, self.images, self.kernels, self.vms = operations, images, kernels, vms
-        self.housekeeping, self.bundles, self.catalogs = housekeeping, bundles, catalogs
+        self.housekeeping, self.bundles, self.catalogs, self.builds = housekeeping, bundles, catalogs, builds
         self.releases, self.names, self.ssh = releases, names, ssh
         self.started = host.clock.now()
         self.stopping = asyncio.Event()
@@ -100,6 +102,7 @@ class Daemon:
 def compose(host: Host, *, databases: Databases, build: str, agent: Path, catalogs: Path, tasks: asyncio.TaskGroup) -> Daemon:
     """Join the services; opens the database, touches nothing else."""
     from banger.daemon.boots import Boots
+    from banger.daemon.builds import Builds
     from banger.daemon.bundles import Bundles
     from banger.daemon.catalogs import Catalogs
     from banger.daemon.housekeeping import Housekeeping
@@ -115,7 +118,7 @@ def compose(host: Host, *, databases: Databases, build: str, agent: Path, catalo
 
     kernel_shelf, image_shelf = _shelves(host)
     operations = Operations(host.clock, tasks)
-    kernels = Kernels(kernel_shelf, operations, lambda name: kernel_users(name))
+    kernels = Kernels(kernel_shelf, operations, lambda name: kernel_users(vms, image_shelf, name))
     images = Images(
         image_shelf,
         operations,
@@ -124,10 +127,9 @@ def compose(host: Host, *, databases: Databases, build: str, agent: Path, catalo
         lambda name: evict(vms.rows(), vms.delete, name),
     )
     names = Names(host, lambda: vms.machines.values())
-    store = Store(databases.open(host.paths.database, MIGRATIONS))
     vms = Vms(
         host,
-        store=store,
+        store=Store(databases.open(host.paths.database, MIGRATIONS)),
         operations=operations,
         images=images,
         kernels=kernels,
@@ -136,10 +138,6 @@ def compose(host: Host, *, databases: Databases, build: str, agent: Path, catalo
         names=names,
         tasks=tasks,
     )
-
-    def kernel_users(name: str) -> list[str]:
-        machines = [f"machine {row.name}" for row in vms.rows() if row.kernel == name]
-        return machines + [f"image {image.name}" for image in image_shelf.every() if image.kernel == name]
 
     return Daemon(
         host,
@@ -151,12 +149,19 @@ def compose(host: Host, *, databases: Databases, build: str, agent: Path, catalo
         kernels=kernels,
         bundles=Bundles(host, operations, images, kernels),
         catalogs=Catalogs(host, operations, base(host, catalogs), image_shelf, kernel_shelf),
+        builds=Builds(host, operations, images, vms),
         housekeeping=Housekeeping(host, operations, images, kernels, lambda: [machine.plan for machine in vms.machines.values()]),
         vms=vms,
         releases=Releases(host, operations),
         names=names,
         ssh=Ssh(host, vms),
     )
+
+
+def kernel_users(vms: Vms, images: Shelf[ImageEntry, ImageManifest, ImagePart], kernel: str) -> list[str]:
+    """What a kernel is used by, as people call it."""
+    machines = [f"machine {row.name}" for row in vms.rows() if row.kernel == kernel]
+    return machines + [f"image {image.name}" for image in images.every() if image.kernel == kernel]
 
 
 def _shelves(host: Host) -> tuple[Shelf[KernelEntry, KernelManifest, KernelPart], Shelf[ImageEntry, ImageManifest, ImagePart]]:

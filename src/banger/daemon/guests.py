@@ -246,10 +246,11 @@ class Conversation:
         if frame is None or frame.kind != wire.END:
             await stream.aclose()
             raise GuestFailed(f"the agent in {self.name} answered {request['op']} out of turn")
-        return _result(frame.payload, f"{request['op']} in {self.name}")
+        return result_of(frame.payload, f"{request['op']} in {self.name}")
 
 
-def _result(payload: bytes, what: str) -> dict[str, object]:
+def result_of(payload: bytes, what: str) -> dict[str, object]:
+    """What an `end` says: its `ok` object; NoCommand, NotFound or GuestFailed with the guest's message."""
     try:
         answer = wire.decode_json(payload)
     except wire.WireError as error:

@@ -90,7 +90,8 @@ class Housekeeping:
         spare = spare_kernels(every, {kernel.name: self.kernels.users(kernel.name) for kernel in every}, leaving, kernels.catalog, keep)
         cache = self.host.paths.cache
         needed = {plan.machine.initramfs for plan in self.plans()}
-        files = unneeded((str(path) for pattern in ("initramfs/*.cpio", "overlay/*.ext4", "bundles/*.tar.zst") for path in cache.glob(pattern)), needed)
+        made = ("initramfs/*.cpio", "overlay/*.ext4", "bundles/*.tar.zst", "build/*.disk")
+        files = unneeded((str(path) for pattern in made for path in cache.glob(pattern)), needed)
         return Spare(images=tuple(leaving), kernels=tuple(spare), cache=tuple(map(Path, files)))
 
     async def prune(self, *, keep: tuple[str, ...], newest: int, dry: bool) -> list[Freed]:

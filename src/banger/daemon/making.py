@@ -5,7 +5,10 @@ What is wrong with a request is told before anything is fetched.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import msgspec
 
 from banger.daemon import plan as planning
 from banger.daemon import preflight
@@ -17,10 +20,16 @@ from banger.daemon.operations import Operations, Progress
 from banger.daemon.roster import Roster
 from banger.daemon.store import name_taken
 from banger.host import Host
+from banger.model.catalog import ImageConfig
 from banger.model.errors import BadRequest
 from banger.model.event import report, step
 from banger.model.ids import VmId, new_name
+from banger.model.parts import DiskPart
+from banger.model.paths import Paths
 from banger.model.vm import VmSpec, VmStatus
+
+Seed = Callable[[Path], Awaitable[None]]
+"""Lays what a machine is to have written already at the path of its disk's own file."""
 
 
 class Making:
@@ -34,6 +43,24 @@ class Making:
     async def create(self, spec: VmSpec, *, start: bool, wait: str) -> AsyncIterator[Progress[VmStatus]]:
         """Create (and start) a machine as an operation; what is wrong with the request is raised at once."""
         planning.known("thing to wait for", wait, planning.WAITS)
+        asked, backends = await self._judge(spec)
+        if asked.rm and not start:
+            raise BadRequest("a machine that is not started cannot be one with --rm")
+        running = self.operations.begin("vm.create", asked.name, lambda: self._create(asked, backends, start=start, wait=wait))
+        if asked.rm:
+            return self.operations.follow_bound(running, self._release)
+        return self.operations.follow(running)
+
+    async def temporary(self, spec: VmSpec, *, seed: Seed | None = None) -> Machine:
+        """A running machine for work of banger's own, within an operation that is under way: its agent is process 1, whatever the image has.
+
+        `spec` has `rm`, so that it goes with its VMM and with a daemon that dies; whoever asked for it destroys it. With `seed` its disk is not new.
+        """
+        asked, backends = await self._judge(spec)
+        return await self._make(asked, backends, start=True, wait="agent", seed=seed, bare=True)
+
+    async def _judge(self, spec: VmSpec) -> tuple[planning.Resolved, planning.Backends]:
+        """The request with all defaults, and the backends it names; raises what is wrong with it, or with the host."""
         taken = self.roster.names()
         spare = new_name(int.from_bytes(self.host.clock.random(8), "big"), taken)
         size = planning.HostSize(cpus=self.host.facts.cpus(), memory_mib=self.host.facts.memory_mib())
@@ -50,12 +77,7 @@ class Making:
         await preflight.check(choice, backends, sources=self.images.check(asked.image), distribution=self.host.facts.distribution())
         if asked.name in taken:
             raise name_taken(asked.name)
-        if asked.rm and not start:
-            raise BadRequest("a machine that is not started cannot be one with --rm")
-        running = self.operations.begin("vm.create", asked.name, lambda: self._create(asked, backends, start=start, wait=wait))
-        if asked.rm:
-            return self.operations.follow_bound(running, self._release)
-        return self.operations.follow(running)
+        return asked, backends
 
     async def _release(self, status: VmStatus) -> None:
         if status.id in self.roster.machines:
@@ -70,10 +92,17 @@ class Making:
             await self.roster.destroy(machine)
 
     async def _create(self, asked: planning.Resolved, backends: planning.Backends, *, start: bool, wait: str) -> VmStatus:
+        return (await self._make(asked, backends, start=start, wait=wait)).status()
+
+    async def _make(
+        self, asked: planning.Resolved, backends: planning.Backends, *, start: bool, wait: str, seed: Seed | None = None, bare: bool = False
+    ) -> Machine:
         await self.roster.make_way(asked.name)
-        machine = await self._reserve(asked, backends)
+        machine = await self._reserve(asked, backends, bare=bare)
         try:
             async with machine.lock, step("disk", "making the disk"):
+                if seed is not None:
+                    await seed(own_file(self.host.paths, machine.plan.disk))
                 await self.resources.ensure(machine.plan.disk)
             if start:
                 await self.keeping.up(machine, wait)
@@ -83,9 +112,9 @@ class Making:
             raise
         if start:
             self.keeping.watch(machine)
-        return machine.status()
+        return machine
 
-    async def _reserve(self, asked: planning.Resolved, backends: planning.Backends) -> Machine:
+    async def _reserve(self, asked: planning.Resolved, backends: planning.Backends, *, bare: bool) -> Machine:
         """Make image and kernel present, decide, and save the intent; nothing of the machine is on the host yet."""
         async with step("image", asked.image):
             image = planning.fitting(await self.images.need(asked.image), self.host.facts.architecture())
@@ -108,7 +137,17 @@ class Making:
                 machine_id=self.host.clock.random(16).hex(),
                 taken=self.leases.taken(asked.network),
             )
+            if bare:
+                plan = msgspec.structs.replace(plan, init=(), config=ImageConfig())
             planning.require_fit(plan, kernel)
             machine = self.roster.add(plan)
             report(planning.spec_line(plan))
         return machine
+
+
+def own_file(paths: Paths, disk: DiskPart) -> Path:
+    """What a machine writes to, by the kind of its disk."""
+    places = {"overlay": paths.overlay, "reflink": paths.own_disk, "devmapper": paths.cow}
+    if disk.backend not in places:
+        raise BadRequest(f"a disk of kind {disk.backend} cannot be copied")
+    return places[disk.backend](disk.vm)

@@ -286,18 +286,18 @@ def read_text(path: Path, longest: int) -> str:
 
 
 class Sink:
-    """A tar that comes, into a new file of ours, with its digest."""
+    """A tar that comes, into a new file of ours, with its digest; `told` hears how much there is."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, told: Callable[[int], None]) -> None:
         self.file: io.BufferedWriter = path.open("xb")
-        self.digest = hashlib.sha256()
-        self.size = 0
+        self.digest, self.size, self.told = hashlib.sha256(), 0, told
 
     def write(self, data: bytes) -> None:
         """One more piece."""
         self.file.write(data)
         self.digest.update(data)
         self.size += len(data)
+        self.told(self.size)
 
     def close(self) -> str:
         """`sha256:…` of all of it."""

@@ -104,7 +104,8 @@ class ImageManifest(Manifest, frozen=True, kw_only=True, forbid_unknown_fields=T
     of the host.
     `file` is set where the root file system is a file of the user's own (unmanaged): never written, never removed, and known again by its `stamp`,
     when it was last changed (ns) and its length. `reference` is where a registry's image came from, `resolved` the digest of its manifest, which the
-    cache of blobs goes by. `filesystem` is what the guest's kernel has to know: ext4, erofs or squashfs.
+    cache of blobs goes by. `recipe` is the key of the build that made it (`model/recipe.py`). `filesystem` is what the guest's kernel has to know:
+    ext4, erofs or squashfs.
     """
 
     kernel: str
@@ -118,6 +119,7 @@ class ImageManifest(Manifest, frozen=True, kw_only=True, forbid_unknown_fields=T
     stamp: tuple[int, int] = (0, 0)
     reference: str = ""
     resolved: str = ""
+    recipe: str = ""
 
 
 class KernelManifest(Manifest, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -52,6 +52,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     image_depth_limit: Annotated[int, msgspec.Meta(description="how many folders deep a path in an image may be", ge=1, le=2000)] = 128
     image_path_limit: Annotated[int, msgspec.Meta(description="how many bytes long a path in an image may be", ge=1, le=1 << 16)] = 4096
     image_xattrs_limit: Annotated[int, msgspec.Meta(description="how many bytes a file's extended attributes may take", ge=0, le=4000)] = 4000
+    build_cache: Annotated[str, msgspec.Meta(description="how much room the steps of image builds may take in the cache")] = "8G"
     dns_port: Annotated[int, msgspec.Meta(description="port of 127.0.0.1 where NAME.vm is answered; 0: nowhere", ge=0, le=65535)] = 42069
     console_bytes: Annotated[int, msgspec.Meta(description="how much of a guest's console is kept, in bytes", ge=4096)] = 1 << 20
     boot_timeout: Annotated[Seconds, msgspec.Meta(description="seconds until a guest's agent must answer", gt=0)] = 90.0
@@ -82,6 +83,8 @@ def checked(values: Mapping[str, object], where: str) -> Settings:
         parse_size(settings.disk_size)
         key = "image_limit: "
         parse_size(settings.image_limit)
+        key = "build_cache: "
+        parse_size(settings.build_cache)
         key = "registry_mirrors: "
         parse_mirrors(settings.registry_mirrors)
     except msgspec.ValidationError as error:

@@ -29,6 +29,8 @@ BUSYBOX = ("bin/busybox", "usr/bin/busybox")
 PROGRAMS = frozenset({"init", "systemd", "openrc-init", "runit-init", "s6-linux-init"})
 SHELLS = frozenset({"sh", "bash", "ash", "dash", "zsh", "fish", "busybox"})
 FOLDERS = frozenset({".", "/", "/bin", "/sbin", "/usr/bin", "/usr/sbin", "/lib/systemd", "/usr/lib/systemd"})
+#: Every path that `init_of` asks for.
+LOOK = (*PLACES, *(sign for _, signs in SIGNS for sign in signs), *BUSYBOX)
 
 
 def init_of(paths: Container[str]) -> str:

@@ -153,6 +153,11 @@ class Paths(msgspec.Struct, frozen=True, kw_only=True):
         """An initramfs by the digest of what it is made of."""
         return self.cache / "initramfs" / f"{digest}.cpio"
 
+    @property
+    def builds(self) -> Path:
+        """What machines had written after steps of builds."""
+        return self.cache / "build"
+
     def blank_overlay(self, size: int) -> Path:
         """An empty ext4 of `size` bytes, to be copied sparsely for each new machine."""
         return self.cache / "overlay" / f"{size}.ext4"

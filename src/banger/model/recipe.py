@@ -26,6 +26,19 @@ PORT = re.compile(r"\d{1,5}(-\d{1,5})?(/(tcp|udp|sctp))?\Z", re.IGNORECASE)
 PROXIES = frozenset(name for word in ("http", "https", "ftp", "no", "all") for name in (f"{word}_proxy", f"{word}_proxy".upper()))
 
 
+class BuildSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """A build as it was asked for: `file` (empty: the context's) and `context` are absolute; `args` are for its ARGs; without `cache` all is done."""
+
+    name: str
+    file: str
+    context: str
+    args: Mapping[str, str]
+    cache: bool = True
+    force: bool = False
+    vcpu: int | None = None
+    memory_mib: int | None = None
+
+
 class Inline(msgspec.Struct, frozen=True, kw_only=True):
     """A file that stands in the Dockerfile."""
 

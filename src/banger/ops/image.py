@@ -52,8 +52,34 @@ def pull(
 
 @op("POST /images/cache/prune")
 def cache_prune(daemon: Daemon, *, dry_run: bool = False) -> Pruned:
-    """Remove what was downloaded from registries and no local image was made of."""
-    return daemon.images.prune_cache(dry=dry_run)
+    """Remove what was downloaded from registries and no local image was made of, and the steps of builds."""
+    return daemon.builds.prune_cache(dry=dry_run)
+
+
+@op("POST /images/{name}/build")
+def build(
+    daemon: Daemon,
+    *,
+    name: str,
+    context: str,
+    file: str | None = None,
+    build_args: dict[str, str] | None = None,
+    cache: bool = True,
+    vcpu: int | None = None,
+    memory_mib: int | None = None,
+    force: bool = False,
+) -> AsyncIterator[Progress[ImageManifest]]:
+    """Make an image as a Dockerfile says, with the files of a folder, in a machine of its own; what earlier builds did is not done again."""
+    from banger.model.recipe import BuildSpec
+
+    asked = BuildSpec(name=name, file=file or "", context=context, args=build_args or {}, cache=cache, force=force, vcpu=vcpu, memory_mib=memory_mib)
+    return daemon.builds.build(asked)
+
+
+@op("POST /images/{name}/commit")
+def commit(daemon: Daemon, *, vm: str, name: str, force: bool = False) -> AsyncIterator[Progress[ImageManifest]]:
+    """Make an image of what a stopped machine's disk holds; the machine stays as it is."""
+    return daemon.builds.commit(vm, name, force=force)
 
 
 @op("POST /images/{name}/register")

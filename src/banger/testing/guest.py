@@ -33,6 +33,9 @@ class FakeGuest:
         self.host_keys: list[object] | None = None
         self.commands: dict[tuple[str, ...], tuple[bytes, int]] = {("true",): (b"", 0), ("uname", "-r"): (b"6.1.0\n", 0)}
         self.requests: list[dict[str, object]] = []
+        #: What was sent to be unpacked, by request, and what its root is as a tar.
+        self.unpacked: list[tuple[dict[str, object], bytes]] = []
+        self.packed = b"a tar"
         self.poweroff_works = True
         self.power_off: Callable[[], None] = lambda: None
 
@@ -78,6 +81,8 @@ class _Talk:
         self.guest, self.stream, self.epoch = guest, stream, epoch
         #: Commands that wait for the host's first credit before they print.
         self.running: dict[int, tuple[bytes, int]] = {}
+        #: Tars on their way in.
+        self.coming: dict[int, tuple[dict[str, object], bytearray]] = {}
         self.parts = b""
 
     async def go_on(self, data: bytes) -> None:
@@ -103,6 +108,8 @@ class _Talk:
             request, self.parts = wire.decode_json(self.parts + payload), b""
             self.guest.requests.append(request)
             await self._open(number, request)
+        elif kind in (wire.DATA, wire.EOF) and number in self.coming:
+            await self._unpack(kind, number, payload)
         elif kind == wire.CREDIT and number in self.running:
             printed, status = self.running.pop(number)
             if printed:
@@ -123,6 +130,8 @@ class _Talk:
         op = request.get("op")
         if op == "exec":
             await self._exec(number, request)
+        elif op in ("pack", "unpack"):
+            await self._carry(number, request)
         elif op == "identity":
             self.guest.identified = True
             await self._end(number, {"ok": {"host_keys": self.guest.host_keys or []}})
@@ -149,5 +158,25 @@ class _Talk:
             await self._end(number, {"error": {"code": "no-command", "message": f"no command {argv}"}})
             return
         self.running[number] = known
+        await self._begin(number)
+
+    async def _carry(self, number: int, request: dict[str, object]) -> None:
+        if request["op"] == "pack":
+            self.running[number] = (self.guest.packed, 0)
+        else:
+            self.coming[number] = (request, bytearray())
+        await self._begin(number)
+
+    async def _begin(self, number: int) -> None:
         await self._send(wire.OPENED, number, b'{"pid":1}')
         await self._send(wire.CREDIT, number, wire.WINDOW.to_bytes(4, "big"))
+
+    async def _unpack(self, kind: int, number: int, payload: bytes) -> None:
+        request, data = self.coming[number]
+        data += payload
+        if kind == wire.DATA:
+            await self._send(wire.CREDIT, number, len(payload).to_bytes(4, "big"))
+            return
+        del self.coming[number]
+        self.guest.unpacked.append((request, bytes(data)))
+        await self._end(number, {"ok": {"entries": 1}})

@@ -22,7 +22,7 @@ from banger.model.catalog import ImageConfig, ImageEntry, ImageManifest, ImagePa
 from banger.model.errors import BadRequest, Corrupt, NoSpace
 from banger.model.event import report, step
 from banger.model.finding import Finding, Level
-from banger.model.inits import BUSYBOX, PLACES, SIGNS, init_of
+from banger.model.inits import LOOK, init_of
 from banger.model.oci import Configuration, Descriptor, Index, Manifest, Platform
 from banger.model.reference import Reference, parse_reference
 from banger.model.sizes import show_size
@@ -36,7 +36,6 @@ DEEPEST = 3
 QUIET = 0.25
 #: What is left free on a disk that is downloaded to.
 SPARE = 64 * MIB
-LOOK = (*PLACES, *(sign for _, signs in SIGNS for sign in signs), *BUSYBOX)
 
 
 class Found(msgspec.Struct, frozen=True, kw_only=True):

@@ -155,6 +155,17 @@ GROUPS: dict[str, tuple[str, tuple[Command, ...]]] = {
                 ),
             ),
             Command(
+                "image build",
+                "image.build",
+                "files:build",
+                places=("context",),
+                examples=(
+                    ("banger image build -t app .", "as ./Dockerfile says, with the files of this folder"),
+                    ("banger image build -t app -f Dockerfile.test --build-arg VERSION=2 .", ""),
+                ),
+            ),
+            Command("image commit", "image.commit", "files:commit", places=("vm", "name"), examples=(("banger image commit web mine", "web stays"),)),
+            Command(
                 "image cache prune",
                 "image.cache-prune",
                 examples=(("banger image cache prune --dry-run", "what would be removed, and how much room that is"),),

@@ -28,6 +28,28 @@ def take_kernel(given: Given) -> int:
     return 0
 
 
+def build(given: Given) -> int:
+    """Build an image; print its name."""
+    context = os.path.abspath(os.path.expanduser(str(given.parameters["context"])))
+    given.parameters["context"] = context
+    given.parameters["name"] = given.parameters.get("name") or os.path.basename(context)
+    if given.parameters.get("file"):
+        _with_file(given, "file", "--file")
+    return _made(given)
+
+
+def commit(given: Given) -> int:
+    """Make an image of a machine; print its name."""
+    return _made(given)
+
+
+def _made(given: Given) -> int:
+    found = _followed(given, str(given.parameters["name"]))
+    if not given.json:
+        data(f"{clean(str(found['name']))}\n")
+    return 0
+
+
 def save(given: Given) -> int:
     """Save a bundle; print where it is."""
     given.parameters["file"] = given.parameters.get("file") or "."

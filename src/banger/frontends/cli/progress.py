@@ -51,6 +51,10 @@ class Progress:
             self.drop()
             talk(fold(detail))
             return
+        if detail.startswith("| "):  # what a command of a build prints
+            self._keep()
+            talk(detail[2:])
+            return
         changed = stage != self.stage
         if changed:
             self.end()
@@ -79,6 +83,12 @@ class Progress:
         took = monotonic() - self.began
         if self.live and self.stage:
             self._draw(f"{clean(self.stage)} {took:.0f}s\n" if took >= LONG_SECONDS else "")
+        self.stage = ""
+
+    def _keep(self) -> None:
+        """Let the live line stand as it is: lines of its stage follow."""
+        if self.live and self.stage:
+            self._draw(f"{self.text}\n")
         self.stage = ""
 
     def drop(self) -> None:
