@@ -35,7 +35,7 @@ def copies(text: str, /, **given: str) -> list[Copy]:
 
 
 def test_lines_are_joined_comments_left_out_and_counted() -> None:
-    made = read("# first\n\nfrom box\nRUN a \\\n  # between\n\n  b \\  \n  c\nRUN d\\\\\n")
+    made = read("# first\n\nfrom\tbox\nRUN a \\\n  # between\n\n  b \\  \n  c\nRUN d\\\\\n")
     assert [(one.name, one.line, one.text) for one in made.body] == [("RUN", 4, "a   b   c"), ("RUN", 9, "d\\\\")]
     assert made.start.line == 3
 
@@ -131,6 +131,12 @@ def test_arguments_hold_from_their_line_on_and_variables_win() -> None:
     text = "RUN a\nARG V=1\nRUN b\nARG W\nENV V=3\nRUN c"
     assert [{name: value for name, value in step.env.items() if name != "PATH"} for step in runs(text, W="2")] == [{}, {"V": "1"}, {"V": "3", "W": "2"}]
     assert cook(text, W="2").config.env == {"PATH": "/bin", "V": "3"}
+
+
+def test_path_is_what_commands_have_where_the_image_says_nothing() -> None:
+    made = cook("RUN a\nENV PATH=/opt:$PATH\nRUN b", ImageConfig())
+    first, second = (step.env for step in made.steps if isinstance(step, Run))
+    assert (first, second["PATH"][:20]) == ({}, "/opt:/usr/local/sbin")
 
 
 def test_arguments_before_from_choose_the_image_and_hold_later_only_where_they_are_named() -> None:

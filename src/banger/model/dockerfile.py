@@ -147,9 +147,9 @@ def _instructions(lines: Sequence[str], escape: str, file: str) -> Iterator[Inst
 
 def _head(text: str, line: int, file: str) -> tuple[str, dict[str, str], str]:
     """Name, flags, and the rest."""
-    name, _, rest = text.replace("\t", " ", 1).partition(" ") if "\t" in text.split(" ", 1)[0] else text.partition(" ")
+    name, *more = text.split(None, 1) or [""]
     flags: dict[str, str] = {}
-    rest = rest.strip()
+    rest = more[0] if more else ""
     while rest.startswith("--") and name.upper() not in ("CMD", "ENTRYPOINT", "SHELL"):
         word, *after = rest.split(None, 1)
         found = FLAG.match(word)

@@ -19,6 +19,8 @@ from banger.model.errors import BadRequest
 #: Changes when steps come to mean something else.
 GENERATION = "banger build 1"
 SHELL = ("/bin/sh", "-c")
+#: What commands have as PATH where the image says nothing (the agent's DefaultPath).
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 MODE = re.compile(r"0?[0-7]{1,4}\Z")
 PORT = re.compile(r"\d{1,5}(-\d{1,5})?(/(tcp|udp|sctp))?\Z", re.IGNORECASE)
@@ -146,8 +148,8 @@ class _Cook:
 
     @property
     def variables(self) -> dict[str, str]:
-        """ENV wins over ARG."""
-        return {**self.arguments, **self.config.env}
+        """What stands for what in a line; ENV wins over ARG."""
+        return {"PATH": PATH, **self.arguments, **self.config.env}
 
     def take(self, one: Instruction) -> None:
         """One more instruction."""
@@ -228,8 +230,8 @@ class _Cook:
         argv, script = self._command(one), ""
         if one.documents and one.words is None:
             argv, script = self._scripted(one)
-        config = self.config
-        return Run(line=one.line, shown=one.shown, argv=argv, script=script, env=self.variables, workdir=config.workdir or "/", user=config.user)
+        config, env = self.config, {**self.arguments, **self.config.env}
+        return Run(line=one.line, shown=one.shown, argv=argv, script=script, env=env, workdir=config.workdir or "/", user=config.user)
 
     def _scripted(self, one: Instruction) -> tuple[tuple[str, ...], str]:
         """A line that is nothing but a here-document is a script; of any other the shell itself reads its here-documents."""
