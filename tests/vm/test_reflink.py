@@ -91,6 +91,17 @@ def test_a_killed_machine_starts_again_with_what_it_had_synced(clones: World) ->
     assert "recovery" in clones.ok("vm", "exec", "otter", "--", "dmesg")
 
 
+def test_a_machine_with_a_clone_becomes_an_image(clones: World) -> None:
+    clones.ok("vm", "create", "--name", "otter")
+    clones.ok("vm", "exec", "otter", "--", "sh", "-c", "echo mine > /root/kept; rm /etc/debian_version; sync")
+    clones.ok("vm", "kill", "otter")
+    assert clones.ok("image", "commit", "otter", "mine", timeout=240) == "mine\n"
+    made = clones.banger("vm", "run", "--rm", "--image", "mine", "--", "sh", "-c", "cat /root/kept; ls /etc/debian_version; dpkg -l | tail -n 1")
+    lines = made.stdout.decode().splitlines()
+    assert (lines[0], lines[1][:3]) == ("mine", "ii ")
+    assert b"/etc/debian_version" in made.stderr
+
+
 def test_where_files_cannot_be_cloned_it_says_what_to_do(world: World) -> None:
     done = world.banger("vm", "create", "--disk", "reflink", "--network", "none")
     said = done.stderr.decode()
