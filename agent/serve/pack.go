@@ -2,6 +2,7 @@ package serve
 
 import (
 	"archive/tar"
+	"bufio"
 	"bytes"
 	"errors"
 	"io"
@@ -44,12 +45,13 @@ func doPack(machine *Machine, st *stream, text []byte) (any, error) {
 	st.onReset(func() { _ = from.Close() })
 	st.opened(struct{}{})
 	packed := make(chan error, 1)
-	packing := &packer{root: bareRoot, without: request.Without, out: tar.NewWriter(to), links: map[[2]uint64]string{}}
+	whole := bufio.NewWriterSize(to, 8*maxPiece) // heads and small files fill frames together
+	packing := &packer{root: bareRoot, without: request.Without, out: tar.NewWriter(whole), links: map[[2]uint64]string{}}
 	go func() {
 		runtime.LockOSThread() // and never unlocked: the thread with its own mounts ends with this goroutine
 		err := bare()
 		if err == nil {
-			err = packing.all()
+			err = errors.Join(packing.all(), whole.Flush())
 		}
 		packed <- err
 		_ = to.Close()
