@@ -86,6 +86,32 @@ def test_an_image_is_pulled_and_booted_and_listed(alone: World, upstream: Daemon
     assert here(alone) == []
 
 
+def test_a_tag_that_moves_on_is_noticed_and_what_a_machine_uses_stays(alone: World, upstream: Daemon) -> None:
+    front = Front(upstream.host)
+    reference, pull = f"{front.host}/team/moving:1", ("image", "pull", "--plain-http")
+    try:
+        upstream.image("team/moving", "1", [busybox()])
+        alone.ok(*pull, reference)
+        asked = len(front.blobs())
+        said = alone.banger(*pull, reference)
+        assert (said.stdout, b"is up to date" in said.stderr, len(front.blobs())) == (b"moving-1\n", True, asked)
+        upstream.image("team/moving", "1", [busybox(), LAYER])
+        alone.ok("vm", "create", "--no-start", "--name", "old", "--image", reference)
+        moved = alone.ok(*pull, reference).strip()
+        assert moved.startswith("moving-1-")
+        assert {row["name"]: row["used_by"] for row in json.loads(alone.ok("image", "list", "--json"))} == {"moving-1": ["old"], moved: []}
+        assert alone.ok("vm", "run", "--rm", "--image", reference, "--", "/bin/busybox", "ls", "/data") == "/data\n"
+        alone.ok("vm", "start", "old")
+        assert alone.banger("vm", "exec", "old", "--", "/bin/busybox", "ls", "/data").returncode == 1
+        alone.ok("vm", "delete", "old")
+    finally:
+        front.close()
+    said = alone.banger(*pull, reference)
+    assert (said.returncode, here(alone)) == (124, ["moving-1", moved])
+    assert f"image {moved} of".encode() in said.stderr
+    assert alone.ok("vm", "run", "--rm", "--image", reference, "--", "/bin/busybox", "ls", "/data") == "/data\n"
+
+
 def test_vm_run_pulls_by_itself_by_reference_and_by_a_bare_word(alone: World, upstream: Daemon) -> None:
     certificate = certificates(alone.root / "tls")
     front = Front(upstream.host, certificate=certificate)

@@ -160,18 +160,28 @@ class Shelf(Generic[E, M, P]):
                     return found
                 return await self._build(entry)
 
-    async def obtain(self, entry: E, same: Callable[[M], bool], *, force: bool) -> M:
-        """What is here under the entry's name, if it is the `same`; else it is made. AlreadyExists when the name is another one's."""
+    async def obtain(self, entry: E, same: Callable[[M], bool], *, fresh: Callable[[M], bool], ready: Callable[[], None]) -> M:
+        """What is here under the entry's name, if it is the `same` and `fresh`; else it is made, and takes the place of the same when `ready` lets it.
+
+        AlreadyExists when the name is another one's.
+        """
         lock = self.locks.setdefault(valid_artefact_name(entry.name), asyncio.Lock())
         if lock.locked():
             report(f"waiting for {entry.name}, which is being made already")
         async with lock:
             found = self.local(entry.name)
-            if found is not None and same(found) and not force:
+            if found is not None and same(found) and fresh(found):
                 return found
             if found is None or not same(found):
                 self._require_free(entry.name)
-            return await self._build(entry)
+            return await self._build(entry, ready)
+
+    async def amend(self, name: str, changed: Callable[[M], M]) -> None:
+        """Write another manifest for what is here; what has gone meanwhile is left alone."""
+        async with self.locks.setdefault(valid_artefact_name(name), asyncio.Lock()):
+            found = self.local(name)
+            if found is not None and changed(found) != found:
+                self.host.files.write_atomic(self.folder / name / "manifest.json", codec.encode(changed(found)))
 
     async def put(self, entry: E, *, force: bool) -> M:
         """Make what no catalog has, under a name that must be free; with `force` it replaces what is here."""
@@ -210,7 +220,7 @@ class Shelf(Generic[E, M, P]):
         if (self.folder / name).exists():
             raise AlreadyExists(f"there is a {self.noun} {name} already", hint=f"choose another name, or: banger {self.noun} delete {name}")
 
-    async def _build(self, entry: E) -> M:
+    async def _build(self, entry: E, ready: Callable[[], None] | None = None) -> M:
         staging = self.staging(entry.name)
         try:
             source = self.source(entry.source)
@@ -223,6 +233,8 @@ class Shelf(Generic[E, M, P]):
         try:
             made = await source.ensure(part)
             self.host.files.write_atomic(staging / "manifest.json", codec.encode(made))
+            if ready is not None:
+                ready()
             self.host.files.exchange(staging, self.folder / entry.name)
         finally:
             await source.remove(part)  # also what it has replaced, if anything

@@ -9,9 +9,10 @@ import msgspec
 
 from banger.daemon.artefacts import Listed, Shelf
 from banger.daemon.operations import Operations, Progress
-from banger.daemon.references import References
+from banger.daemon.references import References, unnamed
 from banger.model.catalog import ImageEntry, ImageManifest, ImagePart, KernelEntry, KernelManifest, KernelPart, Wish
 from banger.model.errors import BadRequest, WrongState
+from banger.model.event import step
 from banger.model.finding import Finding
 from banger.model.oci import Pruned
 from banger.model.vm import VmState, VmStatus
@@ -79,7 +80,7 @@ class Images:
         evict: Callable[[str], Awaitable[None]],
     ) -> None:
         self.shelf, self.operations, self.kernels, self.users, self.evict = shelf, operations, kernels, users, evict
-        self.references = References(shelf)
+        self.references = References(shelf, users)
 
     def check(self, name: str) -> list[Finding]:
         """What the host must have so that the image and its kernel can be made here, as far as they must be."""
@@ -94,7 +95,7 @@ class Images:
     async def need(self, name: str) -> ImageManifest:
         """The image, got from the catalog or its registry when it is not here."""
         if self.references.meant(name) is not None:
-            return await self.references.pull(name, Wish(), force=False)
+            return await self.references.need(name)
         return await self.shelf.need(name)
 
     def rows(self, *, available: bool) -> list[Listed]:
@@ -106,8 +107,9 @@ class Images:
         return self.shelf.show(self.references.name(name))
 
     def pull(self, name: str, wish: Wish, *, force: bool) -> AsyncIterator[Progress[ImageManifest]]:
-        """Get it, and then its kernel, as one operation; what is wrong with the request is raised at once."""
+        """Get what it is now, and then its kernel, as one operation; what is wrong with the request is raised at once."""
         self.references.check(wish)
+        name, wish = self.references.origin(name, wish) or (name, wish)
         foreign = self.references.meant(name) is not None
         if not foreign and wish != Wish():
             raise BadRequest(f"{name} is no reference to a registry, so nothing can be said of how it is to be pulled", hint="write HOST/NAME:TAG")
@@ -119,11 +121,22 @@ class Images:
             refuse_used("image", local, self.users(local))
 
         async def work() -> ImageManifest:
-            image = await (self.references.pull(name, wish, force=force) if foreign else self.shelf.pull(name, force=force))
+            image = await (self.references.pull(name, wish, force=force) if foreign else self._offered(name, force=force))
             await self.kernels.need(image.kernel)
             return image
 
         return self.operations.follow(self.operations.begin("image.pull", name, work))
+
+    async def _offered(self, name: str, *, force: bool) -> ImageManifest:
+        """The catalog's; one that is here is made anew where the catalog means a registry's tag, and that has moved on."""
+        found, entry = self.shelf.local(name), self.shelf.catalog.get(name)
+        if found is not None and found.resolved and entry is not None and not force:
+            async with step("pull image", f"asking for {entry.reference}"):
+                current = await self.references.current(entry)
+            if current not in ("", found.resolved):
+                refuse_used("image", name, self.users(name))
+                return await self.shelf.pull(name, force=True)
+        return await self.shelf.pull(name, force=force)
 
     def prune_cache(self, *, dry: bool, leaving: Collection[str] = ()) -> Pruned:
         """Remove from the cache of blobs what no local image was made of, but for those that are `leaving`; Busy while an image is being pulled."""
@@ -164,8 +177,8 @@ class Images:
         return self.operations.follow(self.operations.begin("image.promote", name, work))
 
     async def tag(self, name: str, new: str) -> ImageManifest:
-        """A second name for an image; the bytes are there once, until both names are gone."""
-        return await self.shelf.tag(name, new, lambda image, name: msgspec.structs.replace(image, name=name), "rootfs.ext4")
+        """A second name for an image; the bytes are there once, until both names are gone. A tag that moves on takes only the first name with it."""
+        return await self.shelf.tag(name, new, lambda image, name: msgspec.structs.replace(unnamed(image), name=name), "rootfs.ext4")
 
     async def delete(self, name: str, *, force: bool = False) -> None:
         """Remove it unless a machine uses it; with `force` those machines go first, but for one that runs, which keeps all of them."""

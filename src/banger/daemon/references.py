@@ -2,30 +2,36 @@
 
 A name with `/`, `:` or `@` is a reference. A bare word is looked up here, then in the catalog, and then, unless the setting `short_names` says no, it
 is a short name of Docker Hub's, which is said. An image from a registry is known again by its reference, whatever it is called here.
+
+Who needs an image takes the one that is here; who pulls it has the registry asked. Where a tag has moved on, the new image takes the place of the old
+one. One that machines use stays what and where it is, but is from then on known by its digest: the new one gets a name of its own.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
+import msgspec
+
+from banger.backends.image import Moving
 from banger.daemon.artefacts import Shelf
 from banger.model.catalog import ImageEntry, ImageManifest, ImagePart, Wish
-from banger.model.errors import AlreadyExists, BadRequest, BangerError, NotFound
+from banger.model.errors import AlreadyExists, BadRequest, BangerError, NotFound, WrongState
 from banger.model.event import report, step
 from banger.model.ids import valid_artefact_name
 from banger.model.oci import host_platform, machine_of, parse_platform
-from banger.model.reference import Reference, local_names, looks_like_reference, parse_reference
+from banger.model.reference import Reference, local_names, looks_like_reference, parse_reference, pinned
 
 #: From here on two names are so alike that one is a slip of the other, and nobody else's name.
 ALIKE = 0.8
 
 
 class References:
-    """The images of a shelf, by any name."""
+    """The images of a shelf, by any name; `users` says which machines use one."""
 
-    def __init__(self, shelf: Shelf[ImageEntry, ImageManifest, ImagePart]) -> None:
-        self.shelf, self.host = shelf, shelf.host
+    def __init__(self, shelf: Shelf[ImageEntry, ImageManifest, ImagePart], users: Callable[[str], list[str]]) -> None:
+        self.shelf, self.host, self.users = shelf, shelf.host, users
 
     def meant(self, text: str) -> Reference | None:
         """The reference that a text is; None for what is the name of an image here or in the catalog. NotFound for a bare word that nobody knows."""
@@ -72,50 +78,119 @@ class References:
         if wish.platform:
             parse_platform(wish.platform)
 
+    def origin(self, name: str, wish: Wish) -> tuple[str, Wish] | None:
+        """The reference by which a local image that came from a registry is pulled anew, and what makes it the same again; None for any other name."""
+        image = None if looks_like_reference(name) or name in self.shelf.catalog else self.shelf.local(name)
+        if image is None or not image.reference or wish.local not in ("", name):
+            return None
+        platform = wish.platform or (str(host_platform(image.architecture)) if image.architecture else "")
+        return image.reference, msgspec.structs.replace(wish, local=name, kernel=wish.kernel or image.kernel, platform=platform)
+
+    async def need(self, text: str) -> ImageManifest:
+        """The image that a reference stands for: the one that is here, whatever the registry has by now; else its registry's."""
+        return self.here(text) or await self.pull(text, Wish(), force=False)
+
     async def pull(self, text: str, wish: Wish, *, force: bool) -> ImageManifest:
-        """The image that a reference stands for: the one that is here, else (and with `force`) from its registry."""
+        """The image that a reference stands for now: its registry is asked, and what is here stays if it is that; with `force` it is made anew."""
         reference = self.meant(text)
         assert reference is not None, "whoever calls this has asked"
         found = self.here(text, wish)
-        if found is not None and not force:
+        if found is not None and reference.digest and not force:
             return found
         async with step("pull image", self._says(text, reference)):
             try:
-                return await self._named(reference, found.name if found is not None else "", wish, force=force)
+                if found is not None:
+                    return await self._again(reference, found, wish, force=force)
+                return await self._named(reference, self._names(reference, wish), wish, lambda _: not force)
             except BangerError as error:
-                if not looks_like_reference(text):
-                    error.add_note(f"image {text!r} is neither here nor in the image catalog, so it was looked for at Docker Hub")
+                self._note(error, text, found)
                 raise
+
+    def _note(self, error: BangerError, text: str, found: ImageManifest | None) -> None:
+        if found is not None:
+            error.add_note(f"image {found.name} of {found.built:%Y-%m-%d %H:%M} UTC is here still; machines can be made of it without the registry")
+        elif not looks_like_reference(text):
+            error.add_note(f"image {text!r} is neither here nor in the image catalog, so it was looked for at Docker Hub")
+
+    async def _again(self, reference: Reference, found: ImageManifest, wish: Wish, *, force: bool) -> ImageManifest:
+        """What the registry has by now for an image that is here."""
+        kept = msgspec.structs.replace(wish, kernel=wish.kernel or found.kernel)
+        current = await self.current(self._entry(found.name, reference, kept))
+        if current == found.resolved and not force:
+            report(f"note: {reference} is up to date")
+            return found
+        name = found.name
+        if current != found.resolved:
+            report(f"note: {reference} has moved on, from {short(found.resolved)} to {short(current)}")
+            name = self._beside(found, wish, current)
+        made = await self._named(reference, iter([name]), kept, lambda image: image.resolved == current and not force)
+        if made.name != found.name:
+            await self.shelf.amend(found.name, unnamed)
+        return made
+
+    async def current(self, entry: ImageEntry) -> str:
+        """What the image of an entry would be now; empty where only making it anew can tell."""
+        source = self.shelf.source(entry.source)
+        return await source.current(entry) if isinstance(source, Moving) else ""
+
+    def _beside(self, found: ImageManifest, wish: Wish, current: str) -> str:
+        """The name of an image that is to take the place of another one: that one's, unless machines use it."""
+        users = self.users(found.name)
+        if not users:
+            return found.name
+        if wish.local:
+            raise WrongState(f"image {found.name} is used by {', '.join(users)}, so nothing newer takes its place", hint="give --name another name")
+        name = f"{found.name.removesuffix(f'-{short(found.resolved)}')}-{short(current)}"
+        report(f"note: {found.name} is used by {', '.join(users)} and stays: the new one is {name}")
+        return name
+
+    async def _named(self, reference: Reference, names: Iterator[str], wish: Wish, fresh: Callable[[ImageManifest], bool]) -> ImageManifest:
+        """Under the first of these names that is free or this image's already."""
+        last: BangerError | None = None
+        for name in names:
+            entry = self._entry(name, reference, wish)
+
+            def ready(name: str = name) -> None:
+                if users := self.users(name):
+                    raise WrongState(f"image {name} has come into use meanwhile, by {', '.join(users)}", hint="the same command again")
+
+            try:
+                return await self.shelf.obtain(entry, lambda image: self._is(image, reference, wish), fresh=fresh, ready=ready)
+            except AlreadyExists as taken:
+                last = taken
+                report(f"{name} is another image's name: looking for one that is free")
+        raise last or AlreadyExists(f"every name that {reference} could have is the catalog's", hint="choose one with --name")
+
+    def _entry(self, name: str, reference: Reference, wish: Wish) -> ImageEntry:
+        return ImageEntry(
+            name=name,
+            source="oci",
+            kernel=wish.kernel or self.host.settings.default_kernel,
+            reference=str(reference),
+            platform=wish.platform,
+            plain_http=wish.plain_http,
+            size_mib=wish.size_mib,
+        )
 
     def _says(self, text: str, reference: Reference) -> str:
         if looks_like_reference(text):
             return f"pulling {reference}"
         return f"{text} is neither here nor in the catalog: pulling {reference} from Docker Hub"
 
-    async def _named(self, reference: Reference, former: str, wish: Wish, *, force: bool) -> ImageManifest:
-        """Under the first name that is free or this image's already."""
-        last: BangerError | None = None
-        for name in self._names(reference, former, wish):
-            entry = ImageEntry(
-                name=name,
-                source="oci",
-                kernel=wish.kernel or self.host.settings.default_kernel,
-                reference=str(reference),
-                platform=wish.platform,
-                plain_http=wish.plain_http,
-                size_mib=wish.size_mib,
-            )
-            try:
-                return await self.shelf.obtain(entry, lambda image: self._is(image, reference, wish), force=force)
-            except AlreadyExists as taken:
-                last = taken
-                report(f"{name} is another image's name: looking for one that is free")
-        raise last or AlreadyExists(f"every name that {reference} could have is the catalog's", hint="choose one with --name")
-
-    def _names(self, reference: Reference, former: str, wish: Wish) -> Iterator[str]:
-        if wish.local:
-            if wish.local in self.shelf.catalog:
-                raise AlreadyExists(f"{wish.local} is the name of an image of the catalog", hint="choose another one with --name")
+    def _names(self, reference: Reference, wish: Wish) -> Iterator[str]:
+        if not wish.local:
+            yield from (name for name in local_names(reference) if name not in self.shelf.catalog)
+        elif wish.local in self.shelf.catalog:
+            raise AlreadyExists(f"{wish.local} is the name of an image of the catalog", hint="choose another one with --name")
+        else:
             yield wish.local
-            return
-        yield from [former] if former else [name for name in local_names(reference) if name not in self.shelf.catalog]
+
+
+def short(digest: str) -> str:
+    """A digest for people, and for names."""
+    return digest.partition(":")[2][:12]
+
+
+def unnamed(image: ImageManifest) -> ImageManifest:
+    """The same image, known by its digest only: what its reference stands for is another one."""
+    return msgspec.structs.replace(image, reference=pinned(image.reference, image.resolved))

@@ -51,6 +51,14 @@ class Reference(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         return HUB_SERVER if self.registry == HUB else self.registry
 
 
+def pinned(text: str, digest: str) -> str:
+    """The reference to what a reference stands for now, whatever its tag will mean later; a text that is none, or has a digest, stays as it is."""
+    if not text or not digest or "@" in text:
+        return text
+    reference = parse_reference(text)
+    return str(Reference(registry=reference.registry, repository=reference.repository, digest=digest))
+
+
 def looks_like_reference(text: str) -> bool:
     """Whether this cannot be the name of a local image: names have none of these."""
     return any(mark in text for mark in "/:@")

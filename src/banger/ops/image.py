@@ -41,7 +41,8 @@ def pull(
 ) -> AsyncIterator[Progress[ImageManifest]]:
     """Get an image (and its kernel) from the catalog or a registry; with `force` again, though it is there.
 
-    A name with '/', ':' or '@' is a reference to a registry: alpine:3.20, HOST:PORT/NAME:TAG, NAME@sha256:DIGEST.
+    A name with '/', ':' or '@' is a reference to a registry: alpine:3.20, HOST:PORT/NAME:TAG, NAME@sha256:DIGEST. One that is here is pulled anew
+    when its tag has moved on.
     """
     from banger.model.catalog import Wish, whole_mib
 

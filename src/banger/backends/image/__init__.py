@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from banger.model.catalog import ImageEntry, ImageManifest, ImagePart
 from banger.model.finding import Finding
@@ -26,3 +26,11 @@ class ImageSource(Protocol):
 
     def check(self) -> list[Finding]:
         """Whether images can be made this way here."""
+
+
+@runtime_checkable
+class Moving(Protocol):
+    """Sources whose entries name what somebody else may replace at any time."""
+
+    async def current(self, entry: ImageEntry) -> str:
+        """What a manifest's `resolved` would be if the image were made now; little is fetched for it, and nothing made. Errors as of `ensure`."""

@@ -74,7 +74,7 @@ class OciImage(ImageMaker):
     async def _make(self, part: ImagePart) -> ImageManifest:
         entry = part.entry
         reference = parse_reference(entry.reference)
-        wanted = oci.parse_platform(entry.platform) if entry.platform else oci.host_platform(self.host.facts.architecture())
+        wanted = self._wanted(entry)
         async with self.host.registry.open(reference, plain_http=entry.plain_http) as repository:
             async with step("look up", str(reference)):
                 found = await self._look_up(repository, reference, wanted)
@@ -85,23 +85,39 @@ class OciImage(ImageMaker):
         async with step("make image", f"making {entry.name}"):
             return await self._write(part, found)
 
+    async def current(self, entry: ImageEntry) -> str:
+        """See Moving. No configuration and no layer is asked for."""
+        reference = parse_reference(entry.reference)
+        wanted = self._wanted(entry)
+        with self.host.blobs.using():
+            async with self.host.registry.open(reference, plain_http=entry.plain_http) as repository:
+                return (await self._chosen(repository, reference, wanted))[0].digest
+
     # -- which image ------------------------------------------------------------------------------------------------------------------------------
+
+    def _wanted(self, entry: ImageEntry) -> Platform:
+        return oci.parse_platform(entry.platform) if entry.platform else oci.host_platform(self.host.facts.architecture())
 
     async def _look_up(self, repository: Repository, reference: Reference, wanted: Platform) -> Found:
         what = str(reference)
-        descriptor, document = await self._target(repository, reference)
-        for _ in range(DEEPEST):
-            if isinstance(document, Manifest):
-                break
-            descriptor = oci.choose(document, wanted, what=what)
-            document = await self._named(repository, descriptor, what)
-        if not isinstance(document, Manifest):
-            raise Corrupt(f"{what} is an index of indexes of indexes")
+        descriptor, document = await self._chosen(repository, reference, wanted)
         configuration = await self._configuration(repository, document, what)
         if not configuration.platform.serves(wanted):
             raise oci.missing(what, wanted, [str(configuration.platform)])
         described = msgspec.structs.replace(descriptor, platform=configuration.platform, annotations=None)
         return Found(reference=reference, descriptor=described, manifest=document, configuration=configuration)
+
+    async def _chosen(self, repository: Repository, reference: Reference, wanted: Platform) -> tuple[Descriptor, Manifest]:
+        """The manifest for a platform, through indexes."""
+        descriptor, document = await self._target(repository, reference)
+        for _ in range(DEEPEST):
+            if isinstance(document, Manifest):
+                return descriptor, document
+            descriptor = oci.choose(document, wanted, what=str(reference))
+            document = await self._named(repository, descriptor, str(reference))
+        if isinstance(document, Manifest):
+            return descriptor, document
+        raise Corrupt(f"{reference} is an index of indexes of indexes")
 
     async def _target(self, repository: Repository, reference: Reference) -> tuple[Descriptor, Index | Manifest]:
         """What the reference stands for now: of a tag only the registry knows that."""

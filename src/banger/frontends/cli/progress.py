@@ -47,7 +47,7 @@ class Progress:
             self.end()
             talk(fold(detail))
             return
-        if detail.startswith("warning: "):
+        if detail.startswith(("warning: ", "note: ")):
             self.drop()
             talk(fold(detail))
             return
