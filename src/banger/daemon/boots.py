@@ -22,20 +22,36 @@ class Boots:
 
     def __init__(self, host: Host, agent: Path) -> None:
         self.host, self.agent = host, agent
+        #: The agent's digest, and the state of its file that it was taken of: reading four megabytes for every machine would be felt.
+        self.known: tuple[tuple[int, int], str] = ((0, 0), "")
 
     def initramfs(self, kernel: KernelManifest, filesystem: str = "ext4") -> Path:
         """The archive for a kernel and an image's kind of file system, made unless it is there."""
-        agent = self.host.files.read(self.agent)
-        if agent is None:
-            raise HostLacks(f"the guest's agent is missing: {self.agent}", hint="install banger anew")
-        known = {*kernel.builtin, *kernel.lacks}
-        modules = [name for name in dict.fromkeys([*MODULES, filesystem]) if name not in known]
-        recipe = "\n".join([hashlib.sha256(agent).hexdigest(), kernel.digest, kernel.release, *modules])
-        place = self.host.paths.initramfs(hashlib.sha256(recipe.encode()).hexdigest()[:32])
+        present = {*kernel.builtin, *kernel.lacks}
+        modules = [name for name in dict.fromkeys([*MODULES, filesystem]) if name not in present]
+        place = self._place(self._digest(), kernel, modules)
         if not place.exists():
+            agent = self._read()
+            place = self._place(hashlib.sha256(agent).hexdigest(), kernel, modules)  # it may have been replaced just now
             self.host.files.private_folder(place.parent)
             self.host.cpio.write(place, self._entries(agent, kernel, modules))
         return place
+
+    def _digest(self) -> str:
+        stamp = self.host.files.stamp(self.agent)
+        if self.known[0] != stamp:
+            self.known = stamp, hashlib.sha256(self._read()).hexdigest()
+        return self.known[1]
+
+    def _place(self, digest: str, kernel: KernelManifest, modules: list[str]) -> Path:
+        recipe = "\n".join([digest, kernel.digest, kernel.release, *modules])
+        return self.host.paths.initramfs(hashlib.sha256(recipe.encode()).hexdigest()[:32])
+
+    def _read(self) -> bytes:
+        agent = self.host.files.read(self.agent)
+        if agent is None:
+            raise HostLacks(f"the guest's agent is missing: {self.agent}", hint="install banger anew")
+        return agent
 
     def _entries(self, agent: bytes, kernel: KernelManifest, wanted: list[str]) -> list[CpioEntry]:
         modules = self.host.kmod.closure(self.host.paths.kernel(kernel.name) / "modules", wanted)
