@@ -32,9 +32,9 @@ lab: .venv/built-dev
 bench: .venv/built-dev
 	$(python) -m bench
 
-# For a night: tampered layers, by the ten thousand.
+# For a night: whatever comes from outside, tampered with, by the ten thousand of each kind.
 fuzz: .venv/built-dev
-	env BANGER_FUZZ_CASES=10000 $(python) -m pytest -q --timeout=0 tests/contract/test_rootfs_fuzz.py
+	env BANGER_FUZZ_CASES=10000 $(python) -m pytest -q --timeout=0 tests/contract/test_rootfs_fuzz.py tests/contract/test_arrivals_fuzz.py
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis src/banger/agent

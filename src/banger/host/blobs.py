@@ -10,7 +10,7 @@ import asyncio
 import fcntl
 import hashlib
 import os
-from collections.abc import AsyncIterator, Iterator, Set
+from collections.abc import AsyncIterator, Iterator, Sequence, Set
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Protocol
@@ -18,7 +18,7 @@ from typing import Protocol
 import msgspec
 
 from banger.host.files import Files, explain
-from banger.model.errors import BangerError, Busy
+from banger.model.errors import BangerError, Busy, NoSpace
 from banger.model.oci import OCI_INDEX, Descriptor, Index, Manifest, Pruned, parse_document
 
 LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
@@ -184,11 +184,22 @@ class RealBlobs:
             sizes = {path: self.files.used_bytes(path) for path in every}
             removed = [path for path in every if path not in wanted]
             if not dry:
-                self._write_index([one for one in self._named() if self.path(one.digest) in wanted])
-                for path in removed:
-                    path.unlink(missing_ok=True)
+                self._remove(removed, [one for one in self._named() if self.path(one.digest) in wanted])
             gone = sum(sizes[path] for path in removed)
             return Pruned(removed=len(removed), removed_bytes=gone, kept=len(every) - len(removed), kept_bytes=sum(sizes.values()) - gone)
+
+    def _remove(self, blobs: Sequence[Path], kept: list[Descriptor]) -> None:
+        """Blobs, and before that their names. On a full disk, where this makes room, `index.json` goes first and comes back when there is some."""
+        full = False
+        try:
+            self._write_index(kept)
+        except NoSpace:
+            full = True
+            (self.folder / "index.json").unlink(missing_ok=True)
+        for path in blobs:
+            path.unlink(missing_ok=True)
+        if full:
+            self._write_index(kept)
 
     def _reached(self, root: str) -> list[str]:
         """A manifest that is here, its configuration and its layers."""
