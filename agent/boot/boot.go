@@ -3,7 +3,8 @@
 // Idea: the server is started first of all and loads nothing itself, so that it answers as soon as the kernel shows its
 // port; meanwhile this process loads modules and mounts the root, and tells the server when it may enter. Once the
 // daemon has said who the machine is, process 1 turns into the image's init. Whatever fails on the way is said on the
-// console and in the hello, and the server goes on: a machine that does not come up should be able to say why.
+// console and in the hello, and the server goes on: a machine that does not come up should be able to say why. Where it
+// stays process 1 it runs what the image is for, once a boot (command.go).
 package boot
 
 import (
@@ -52,10 +53,12 @@ func Main() {
 	}
 	keeper.settle("root " + root.path + " " + root.layer)
 	<-keeper.identified
-	if err := handOver(keeper, root, asked.reset); err != nil {
+	err = handOver(keeper, root, asked.reset)
+	if err != nil {
 		serve.Note("init does not start, the agent stays: ", err.Error())
 		keeper.stay()
 	}
+	keeper.run(err)
 	select {}
 }
 

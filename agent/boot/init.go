@@ -59,11 +59,13 @@ func findInit() string {
 	return ""
 }
 
-// first is what process 1 is to become; without a word it stays the agent.
+// first is what process 1 is to become; without a word it stays the agent, and then runs the command, if there is one.
 type first struct {
-	Argv []string          `json:"argv"`
-	Env  map[string]string `json:"env"`
-	Cwd  string            `json:"cwd"`
+	Argv    []string          `json:"argv"`
+	Env     map[string]string `json:"env"`
+	Cwd     string            `json:"cwd"`
+	Command []string          `json:"command"`
+	User    string            `json:"user"`
 }
 
 // decide takes what the daemon says, and what is found where it leaves that to us: argv is null then.

@@ -28,7 +28,7 @@ const (
 )
 
 // keeper keeps one server alive while this program is process 1, and reaps the machine's orphans. It tells each server
-// in a line what became of the root, and hears in a line that the machine has been identified.
+// in lines what became of the root and of the command, and hears in a line that the machine has been identified.
 type keeper struct {
 	identified chan struct{}
 	first      first // once it has been identified
@@ -41,6 +41,9 @@ type keeper struct {
 	news  string
 	known sync.Once
 	named bool
+
+	command int    // its number, while it runs
+	word    string // how it is with the command: "running 7", "exit 3"; empty until that is known
 }
 
 func newKeeper() *keeper {
@@ -56,8 +59,10 @@ func (k *keeper) settle(news string) {
 }
 
 func (k *keeper) inform() {
-	if k.news != "" && k.tell != nil {
-		_, _ = k.tell.WriteString(k.news + "\n")
+	for _, line := range []string{k.news, k.word} {
+		if line != "" && k.tell != nil {
+			_, _ = k.tell.WriteString(line + "\n")
+		}
 	}
 }
 
@@ -124,8 +129,11 @@ func (k *keeper) hear(from *os.File) {
 	lines := bufio.NewScanner(from)
 	lines.Buffer(nil, longestLine)
 	for lines.Scan() {
-		if word, rest, _ := strings.Cut(lines.Text(), " "); word == "identified" {
+		switch word, rest, _ := strings.Cut(lines.Text(), " "); word {
+		case "identified":
 			k.known.Do(func() { k.identify(rest) })
+		case "signal":
+			k.signal(rest)
 		}
 	}
 }
@@ -143,11 +151,15 @@ func (k *keeper) identify(text string) {
 // reap collects everything that ends, and starts a server again that ended, more slowly each time it did not live long.
 func (k *keeper) reap() {
 	for {
-		pid, err := syscall.Wait4(-1, nil, 0, nil)
+		var status syscall.WaitStatus
+		pid, err := syscall.Wait4(-1, &status, 0, nil)
 		if err == syscall.EINTR {
 			continue
 		}
 		k.mu.Lock()
+		if err == nil && pid == k.command {
+			k.over(status)
+		}
 		ended := err != nil || pid == k.pid // without any child there is no server either
 		if ended && time.Since(k.born) > goodLife {
 			k.pause = firstPause

@@ -37,6 +37,7 @@ func Server(version string, arguments []string) error {
 	machine.HostKeys = identity.HostKeys
 	machine.PowerOff = func() { power.Off(inside.layer, asked.reset) }
 	machine.HasInit = inside.handsOver.Load
+	machine.Command.Signal = inside.signal
 	go inside.listen(machine)
 	from, err := open(asked, arguments[2] == firstLife)
 	if err != nil {
@@ -79,8 +80,15 @@ func (i *inside) listen(machine *serve.Machine) {
 			machine.Ready(rest)
 		case "stays":
 			i.handsOver.Store(false)
+		case "command":
+			machine.Command.Hear(rest)
 		}
 	}
+}
+
+// signal has process 1 pass a signal on to the command: it alone knows whether that number is still the command's.
+func (i *inside) signal(number int) {
+	_, _ = i.tell.WriteString("signal " + strconv.Itoa(number) + "\n")
 }
 
 func (i *inside) enter(path, layer string) (problem string) {

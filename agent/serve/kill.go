@@ -4,14 +4,26 @@ import (
 	"bytes"
 	"os"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 )
+
+const lastSignal = 64
 
 var signals = map[string]syscall.Signal{
 	"HUP": 1, "INT": 2, "QUIT": 3, "ILL": 4, "TRAP": 5, "ABRT": 6, "BUS": 7, "FPE": 8, "KILL": 9, "USR1": 10, "SEGV": 11,
 	"USR2": 12, "PIPE": 13, "ALRM": 14, "TERM": 15, "STKFLT": 16, "CHLD": 17, "CONT": 18, "STOP": 19, "TSTP": 20, "TTIN": 21,
 	"TTOU": 22, "URG": 23, "XCPU": 24, "XFSZ": 25, "VTALRM": 26, "PROF": 27, "WINCH": 28, "IO": 29, "PWR": 30, "SYS": 31,
+}
+
+// signalOf knows names, with SIG before them or not, and the numbers of all signals, those for realtime included.
+func signalOf(text string) (syscall.Signal, bool) {
+	if signal, known := signals[strings.TrimPrefix(text, "SIG")]; known {
+		return signal, true
+	}
+	number, err := strconv.Atoi(text)
+	return syscall.Signal(number), err == nil && number >= 1 && number <= lastSignal
 }
 
 func signalName(signal syscall.Signal) string {

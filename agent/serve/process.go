@@ -3,7 +3,6 @@ package serve
 import (
 	"io"
 	"os"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -219,7 +218,7 @@ func (p *process) control(asked controlRequest, ends *endings) {
 	if asked.Signal == "" {
 		return
 	}
-	signal, known := signals[strings.TrimPrefix(asked.Signal, "SIG")]
+	signal, known := signalOf(asked.Signal)
 	if !known {
 		Note("unknown signal ignored: ", asked.Signal)
 		return

@@ -78,6 +78,8 @@ func perform(machine *Machine, st *stream, op string, text []byte) (any, error) 
 	switch op {
 	case "exec":
 		return doExec(machine, st, text)
+	case "command":
+		return doCommand(machine, st, text)
 	case "dial":
 		return doDial(st, text)
 	case "identity":

@@ -26,6 +26,7 @@ type Machine struct {
 	HostKeys   func(machineID string) ([]string, error) // those of the image's sshd; made if there are none
 	PowerOff   func()
 	HasInit    func() bool // whether process 1, while it is the agent, is to become the image's init
+	Command    *Command    // what process 1 runs beside the agent
 	Identified atomic.Bool
 
 	once  sync.Once
@@ -35,7 +36,7 @@ type Machine struct {
 
 // NewMachine has no root file system yet.
 func NewMachine(version string) *Machine {
-	return &Machine{Version: version, ready: make(chan struct{})}
+	return &Machine{Version: version, Command: newCommand(), ready: make(chan struct{})}
 }
 
 // Ready lets the requests go that wait for the root; problem says why there is none, or is empty.

@@ -13,6 +13,8 @@ import sys
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 
+import msgspec
+
 from banger.client import socket_path
 from banger.frontends.http.server import Service, serving
 from banger.model.build import build_id
@@ -167,6 +169,9 @@ class Machines:
         if name == "broken":
             raise GuestFailed("the agent did not answer: nothing heard", hint="banger vm logs broken", stage="boot", tail=("kernel panic \x1b[2J",))
         self.all[name] = machine(4096, name, rm=spec.rm)
+        if name == "asked":
+            note = repr({"entrypoint": spec.entrypoint, "attended": spec.attended, "env": spec.env, "cwd": spec.cwd, "user": spec.user})
+            self.all[name] = msgspec.structs.replace(self.all[name], note=note)
         try:
             yield self.all[name]
             if spec.rm:

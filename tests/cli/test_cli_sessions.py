@@ -50,11 +50,36 @@ def test_run_passes_its_flags_on_and_leaves_the_rest_to_the_image(banger: Banger
     assert (request["argv"], request["env"], request["cwd"], request["user"]) == (["request"], {"A": "1", "B": "x=y"}, "/srv", "me:us")
 
 
+FLAGS = ("-e", "A=1", "-w", "/srv", "-u", "me")
+GIVEN = {"env": {"A": "1"}, "cwd": "/srv", "user": "me"}
+NEVER = {"entrypoint": False, "attended": False, "env": {}, "cwd": None, "user": None}
+
+
+@pytest.mark.parametrize(
+    ("words", "asked"),
+    [
+        (("run", "-d", *FLAGS), {"entrypoint": True, "attended": False} | GIVEN),
+        (("run", "-d", "--no-entrypoint", *FLAGS), {"entrypoint": False, "attended": False} | GIVEN),
+        (("run", *FLAGS), {"entrypoint": True, "attended": True} | GIVEN),
+        (("run", "--shell", *FLAGS), NEVER),
+        (("run", "--no-entrypoint", *FLAGS), NEVER),
+        (("run", *FLAGS, "--", "exit", "0"), NEVER),
+        (("create", *FLAGS), {"entrypoint": True, "attended": False} | GIVEN),
+        (("create", "--no-entrypoint"), NEVER),
+    ],
+)
+def test_what_the_image_runs_is_started_with_the_machine_unless_something_else_is_asked_for(
+    banger: Banger, words: tuple[str, ...], asked: dict[str, object]
+) -> None:
+    done = banger("vm", words[0], "--name", "asked", *words[1:])
+    assert done.returncode == 0, done.stderr
+    assert eval(json.loads(banger("vm", "show", "--json", "asked").stdout)["note"]) == asked
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
         (("-e", "A", "--", "true"), b"--env 'A' is not KEY=VALUE"),
-        (("-d", "-u", "me"), b"--detach runs nothing, so --user has nothing to say"),
         (("--shell", "--", "true"), b"--shell and a command exclude each other"),
         (("--shell", "-d"), b"--shell and --detach exclude each other"),
     ],

@@ -55,6 +55,21 @@ def test_images_say_where_they_are() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("entrypoint", "state"),
+    [
+        (None, "running"),
+        ({"state": "running", "pid": 7}, "running"),
+        ({"state": "exited", "status": 0}, "running (exited 0)"),
+        ({"state": "killed", "signal": "KILL\x1b[2J"}, "running (killed KILL\\x1b[2J)"),
+        ({"state": "failed", "problem": "x"}, "running (failed)"),
+    ],
+)
+def test_a_list_says_when_what_an_image_runs_has_ended(entrypoint: object, state: str) -> None:
+    shown = result("vm.list", [{"name": "web", "state": "running", "entrypoint": entrypoint}], 0)
+    assert f"  {state}  " in shown
+
+
 def test_nothing_is_still_a_table() -> None:
     assert result("vm.list", [], 0).startswith("ID  NAME")
 

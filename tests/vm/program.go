@@ -20,6 +20,12 @@ func main() {
 	switch strings.Join(os.Args[1:min(2, len(os.Args))], "") {
 	case "wait":
 		wait()
+	case "serve":
+		serve()
+	case "kill":
+		pid, _ := strconv.Atoi(os.Args[2])
+		number, _ := strconv.Atoi(os.Args[3])
+		_ = syscall.Kill(pid, syscall.Signal(number))
 	case "cat":
 		for _, path := range os.Args[2:] {
 			text, err := os.ReadFile(path)
@@ -75,4 +81,23 @@ func wait() {
 		os.Exit(42)
 	}
 	os.Exit(43)
+}
+
+// serve tells that it has begun, opens what it writes to by its name as servers with log files do, and ends on SIGQUIT alone.
+func serve() {
+	heard := make(chan os.Signal, 1)
+	signal.Notify(heard, syscall.SIGQUIT)
+	signal.Ignore(syscall.SIGTERM)
+	began, _ := os.OpenFile("/tmp/began", os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
+	_, _ = began.WriteString("x")
+	log, err := os.OpenFile("/dev/stdout", os.O_WRONLY, 0)
+	if err != nil {
+		say("log", err.Error())
+		os.Exit(1)
+	}
+	report()
+	_, _ = log.WriteString("serving\n")
+	<-heard
+	_, _ = log.WriteString("told to quit\n")
+	os.Exit(7)
 }

@@ -11,13 +11,15 @@ import logging
 from collections.abc import Awaitable
 
 from banger.daemon import plan as planning
+from banger.daemon.entry import Entry
 from banger.daemon.guests import Conversation, Hello, converse
 from banger.daemon.resources import Resources, volatile
 from banger.daemon.ssh import KnownHosts
 from banger.daemon.store import Phase
 from banger.host import Host
+from banger.model.commands import stop_signal
 from banger.model.errors import BangerError, GuestFailed, TimedOut, VmmFailed, WrongState
-from banger.model.event import step
+from banger.model.event import report, step
 from banger.model.parts import PartStatus
 from banger.model.ssh import fingerprint
 from banger.model.vm import VmPlan, VmState, VmStatus
@@ -26,6 +28,8 @@ log = logging.getLogger(__name__)
 IDENTITY_TIMEOUT = 20.0
 TAIL_LINES = 20
 POLL_BOOTED = 0.25
+#: How much of the time that a machine has to stop is kept for what comes after its image's own command has ended, in seconds.
+POWER_OFF = 4.0
 #: How long after a broken connection the end of the process behind it shows.
 END_SHOWS = 1.0
 
@@ -44,6 +48,9 @@ class Machine:
         self.stalled = ""
         #: Whether it was not cleaned up to the end when it went down last.
         self.dirty = False
+        #: Whether whoever creates it runs what the image runs, this once: then it is not started with the machine.
+        self.attended = False
+        self.entry = Entry(plan.name, tasks)
         self.watcher: asyncio.Task[None] | None = None
         #: Set while its network is there.
         self.connected = asyncio.Event()
@@ -83,6 +90,7 @@ class Machine:
             created=plan.created,
             pid=vmm.pid,
             boot_id=self.boot_id if vmm.running else "",
+            entrypoint=self.entry.seen if vmm.running else None,
             ssh_fingerprints=tuple(map(fingerprint, self.known.of(plan.name))),
             note=self.note or self.stalled or disk.detail,
         )
@@ -101,6 +109,8 @@ class Machine:
                     self.host.consoles.start(self.plan.id)
             async with step("agent", "waiting for the guest"):
                 await self._alive(self.meet(self.host.settings.boot_timeout))
+                if self.entry.trouble():
+                    report(f"warning: what the image of {self.plan.name} runs {self.entry.trouble()}")
             if wait == "boot":
                 async with step("boot", "waiting until the guest's init has settled"):
                     await self._alive(self._settle())
@@ -143,6 +153,8 @@ class Machine:
             if self.conversation is None or self.conversation.broken is not None:
                 self.conversation = await self._begin(timeout)
                 self.boot_id = self.conversation.hello.boot_id
+                if self.plan.entrypoint:
+                    await self.entry.attend(self.conversation)
             return self.conversation
 
     async def _begin(self, timeout: float) -> Conversation:
@@ -185,12 +197,13 @@ class Machine:
         if hello.identified:
             return
         entropy = base64.b64encode(self.host.clock.random(64)).decode()
-        request = planning.identity(self.plan, time_ns=self.host.clock.nanoseconds(), entropy=entropy)
+        request = planning.identity(self.plan, time_ns=self.host.clock.nanoseconds(), entropy=entropy, entrypoint=not self.attended)
         try:
             answer = await conversation.request(request, timeout=IDENTITY_TIMEOUT)
         except BaseException:
             conversation.close(GuestFailed("it could not be told who it is"))
             raise
+        self.attended = False
         self.known.pin(self.plan.name, answer.get("host_keys"))
 
     async def _settle(self) -> None:
@@ -234,6 +247,7 @@ class Machine:
         """The conversation ends last: whoever hears its end and looks finds no machine that still runs."""
         end, conversation = self.foretell(), self.conversation
         self.conversation, self.dirty = None, True
+        self.entry.forget()
         self.connected.clear()
         try:
             try:
@@ -247,11 +261,12 @@ class Machine:
             self.host.consoles.stop(self.plan.id)
 
     async def power_off(self, timeout: float) -> None:
-        """Let the guest sync and power off, within `timeout` seconds; what goes wrong is noted, since the caller forces it then."""
+        """Let what the image runs end, and the guest power off, within `timeout` seconds; what goes wrong is noted, since the caller forces it then."""
         vmm = self.resources.vmm(self.plan)
         try:
             async with asyncio.timeout(timeout):
                 conversation = await self.meet(timeout)
+                await self.entry.end(stop_signal(self.plan.config), max(timeout - POWER_OFF, timeout / 2))
                 await conversation.request({"op": "poweroff"}, timeout=timeout)
                 await vmm.gone(self.plan.machine)
         except TimeoutError:

@@ -99,6 +99,7 @@ class Making:
     ) -> Machine:
         await self.roster.make_way(asked.name)
         machine = await self._reserve(asked, backends, bare=bare)
+        machine.attended = asked.attended and start
         try:
             async with machine.lock, step("disk", "making the disk"):
                 if seed is not None:
@@ -117,7 +118,7 @@ class Making:
     async def _reserve(self, asked: planning.Resolved, backends: planning.Backends, *, bare: bool) -> Machine:
         """Make image and kernel present, decide, and save the intent; nothing of the machine is on the host yet."""
         async with step("image", asked.image):
-            image = planning.fitting(await self.images.need(asked.image), self.host.facts.architecture())
+            image = planning.fitting(await self.images.need(asked.image), self.host.facts.architecture(), asked)
         async with step("kernel", image.kernel):
             kernel = await self.kernels.need(image.kernel)
         async with step("plan", "deciding"):
@@ -138,7 +139,7 @@ class Making:
                 taken=self.leases.taken(asked.network),
             )
             if bare:
-                plan = msgspec.structs.replace(plan, init=(), config=ImageConfig())
+                plan = msgspec.structs.replace(plan, init=(), config=ImageConfig(), entrypoint=False)
             planning.require_fit(plan, kernel)
             machine = self.roster.add(plan)
             report(planning.spec_line(plan))

@@ -13,7 +13,8 @@ from banger.backends.disk import Disk
 from banger.backends.network import Network
 from banger.backends.vmm import Vmm
 from banger.model import codec, inits
-from banger.model.catalog import ImageManifest, KernelManifest
+from banger.model.catalog import ImageConfig, ImageManifest, KernelManifest
+from banger.model.commands import overlaid
 from banger.model.config import Settings
 from banger.model.errors import BadRequest, HostLacks
 from banger.model.ids import VmId, valid_vm_name
@@ -44,6 +45,11 @@ class Resolved(msgspec.Struct, frozen=True, kw_only=True):
     nat: bool | None
     vmm: str
     rm: bool
+    entrypoint: bool = True
+    attended: bool = False
+    env: dict[str, str] = {}
+    cwd: str | None = None
+    user: str | None = None
 
 
 class HostSize(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,7 +73,20 @@ def resolve(spec: VmSpec, settings: Settings, size: HostSize, *, name: str) -> R
         nat=spec.nat,
         vmm=spec.vmm or settings.vmm,
         rm=spec.rm,
+        entrypoint=spec.entrypoint,
+        attended=spec.attended,
+        env=variables(spec.env),
+        cwd=spec.cwd,
+        user=spec.user,
     )
+
+
+def variables(env: dict[str, str]) -> dict[str, str]:
+    """The variables themselves; BadRequest for what no process could have."""
+    for name, value in env.items():
+        if not name or "=" in name or "\0" in name + value:
+            raise BadRequest(f"there can be no variable {name!r} of this value")
+    return env
 
 
 def first(*choices: int | None) -> int:
@@ -160,8 +179,9 @@ def decide(
         disk=machine.disk,
         nic=machine.nic,
         machine=machine,
-        config=image.config,
+        config=configuration(asked, image.config),
         init=inits.first(image.init, image.config),
+        entrypoint=asked.entrypoint and inits.runs(image.config),
     )
 
 
@@ -172,11 +192,24 @@ def require_fit(plan: VmPlan, kernel: KernelManifest) -> None:
         raise BadRequest(f"the kernel {kernel.name} does not fit this machine: {reason}", hint="choose other parts, or an image with another kernel")
 
 
-def fitting(image: ImageManifest, architecture: str) -> ImageManifest:
-    """The image; HostLacks when it is for another kind of processor than `architecture` (uname's word), BadRequest when it has too much to say."""
+def configuration(asked: Resolved, config: ImageConfig) -> ImageConfig:
+    """How commands are run in the machine: as its image says, but for what was asked for.
+
+    Whoever attends to what the image runs, and finds that it runs nothing, has asked for the one command instead.
+    """
+    if asked.attended and not inits.runs(config):
+        return config
+    return overlaid(config, env=asked.env, cwd=asked.cwd, user=asked.user)
+
+
+def fitting(image: ImageManifest, architecture: str, asked: Resolved) -> ImageManifest:
+    """The image; HostLacks when it is for another kind of processor than `architecture` (uname's word).
+
+    BadRequest when it has too much to say, with what was asked for beside it.
+    """
     if image.architecture not in ("", architecture):
         raise HostLacks(f"image {image.name} is for {image.architecture}, and this host is {architecture}", hint="take one that is made for this host")
-    size = len(codec.encode(image.config))
+    size = len(codec.encode(configuration(asked, image.config)))
     if size > LONGEST_CONFIG:
         raise BadRequest(f"the configuration of image {image.name} (variables, entrypoint, cmd) has {size} bytes; {LONGEST_CONFIG} can be passed on")
     return image
@@ -203,10 +236,15 @@ def spec_line(plan: VmPlan) -> str:
     )
 
 
-def identity(plan: VmPlan, *, time_ns: int, entropy: str) -> dict[str, object]:
-    """The agent's `identity` request for a machine (docs/wire.md)."""
+def identity(plan: VmPlan, *, time_ns: int, entropy: str, entrypoint: bool = True) -> dict[str, object]:
+    """The agent's `identity` request for a machine (docs/wire.md); `entrypoint`: unless the plan says no, with what the image runs.
+
+    An agent of an older banger than that knows no command: it is told of one only where there is one.
+    """
     nic = plan.nic
     network = {"mac": nic.mac, "address": nic.address, "gateway": nic.gateway, "dns": list(nic.dns), "mtu": nic.mtu} if nic.address else None
+    started = plan.entrypoint and entrypoint
+    command: dict[str, object] = {"command": inits.command_of(plan.config), "user": plan.config.user} if started else {}
     return {
         "op": "identity",
         "hostname": plan.name,
@@ -214,5 +252,5 @@ def identity(plan: VmPlan, *, time_ns: int, entropy: str) -> dict[str, object]:
         "time_ns": time_ns,
         "entropy": entropy,
         "network": network,
-        "init": {"argv": plan.init, "env": plan.config.env, "cwd": plan.config.workdir},
+        "init": {"argv": plan.init, "env": plan.config.env, "cwd": plan.config.workdir, **command},
     }

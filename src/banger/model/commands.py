@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
 
 import msgspec
 
 from banger.model.catalog import ImageConfig
 from banger.model.inits import command_of
+
+#: Of Linux's signals, as its C libraries number them.
+FIRST_REALTIME, LAST_SIGNAL = 34, 64
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,3 +50,21 @@ def command(asked: Asked, config: ImageConfig, init: tuple[str, ...] | None) -> 
     if not asked.entrypoint or init != ():
         return list(asked.argv)
     return [*config.entrypoint, *asked.argv] if asked.argv else list(command_of(config))
+
+
+def overlaid(config: ImageConfig, *, env: Mapping[str, str], cwd: str | None, user: str | None) -> ImageConfig:
+    """The image's configuration with what was asked for a machine over it; a `cwd` that is not absolute begins at the root."""
+    workdir = str(PurePosixPath("/") / cwd) if cwd else config.workdir
+    return msgspec.structs.replace(config, env={**config.env, **env}, workdir=workdir, user=user or config.user)
+
+
+def stop_signal(config: ImageConfig) -> int:
+    """The number of the signal that ends what an image runs: of a name with SIG or without, of `SIGRTMIN+3`, or a number; TERM for anything else."""
+    name, _, more = config.stop_signal.upper().removeprefix("SIG").partition("+")
+    if name == "RTMIN":
+        number = FIRST_REALTIME + (int(more) if more.isdecimal() and more.isascii() and len(more) < 3 else 0)
+    elif name.isdecimal() and name.isascii() and len(name) < 3:
+        number = int(name)
+    else:
+        number = next((one.value for one in signal.Signals if one.name == f"SIG{name}"), 0)
+    return number if 1 <= number <= LAST_SIGNAL else signal.SIGTERM.value

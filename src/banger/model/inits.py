@@ -68,6 +68,15 @@ def first(init: str, config: ImageConfig) -> tuple[str, ...] | None:
     command = command_of(config)
     if is_init(command):
         return command
-    if config.entrypoint or (config.cmd and PurePosixPath(config.cmd[0]).name not in SHELLS):
+    if _meant(config):
         return ()
     return None if init else ()
+
+
+def _meant(config: ImageConfig) -> bool:
+    return bool(config.entrypoint or (config.cmd and PurePosixPath(config.cmd[0]).name not in SHELLS))
+
+
+def runs(config: ImageConfig) -> bool:
+    """Whether the image runs something by itself that goes on without anybody at its terminal, beside the agent as process 1."""
+    return _meant(config) and not is_init(command_of(config))

@@ -32,10 +32,18 @@ async def create(
     nat: bool | None = None,
     vmm: str | None = None,
     rm: bool = False,
+    entrypoint: bool = True,
+    env: dict[str, str] | None = None,
+    cwd: str | None = None,
+    user: str | None = None,
     start: bool = True,
+    attended: bool = False,
     wait: str = "agent",
 ) -> AsyncIterator[Progress[VmStatus]]:
     """Create a machine, and start it.
+
+    With `entrypoint` what the image runs by itself is started with the machine, each time; `attended`: but for the first time, when the caller runs it.
+    `env`, `cwd` and `user` hold for all that is run in the machine, over what the image says.
 
     A machine with `rm` lives as long as the caller holds this stream open. `wait` is `agent` (the guest answers) or `boot` (its init has settled).
     """
@@ -53,6 +61,11 @@ async def create(
         nat=nat,
         vmm=vmm,
         rm=rm,
+        entrypoint=entrypoint,
+        attended=attended,
+        env=env or {},
+        cwd=cwd,
+        user=user,
     )
     return await daemon.vms.create(spec, start=start, wait=wait)
 

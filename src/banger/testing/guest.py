@@ -29,6 +29,10 @@ class FakeGuest:
         self.boots = 0
         self.identified, self.booted = False, True
         self.boot_error = ""
+        #: How the command of its image ends: at once, or once it is signalled.
+        self.command_ends: dict[str, object] | None = None
+        self.command_signalled: dict[str, object] | None = {"ok": {"signal": "TERM"}}
+        self.command_runs = False
         #: What it says that its host keys are; None: there is no ssh server.
         self.host_keys: list[object] | None = None
         self.commands: dict[tuple[str, ...], tuple[bytes, int]] = {("true",): (b"", 0), ("uname", "-r"): (b"6.1.0\n", 0)}
@@ -42,7 +46,7 @@ class FakeGuest:
     def boot(self, power_off: Callable[[], None]) -> None:
         """Start anew; `power_off` ends the machine."""
         self.boots += 1
-        self.identified, self.power_off = False, power_off
+        self.identified, self.power_off, self.command_runs = False, power_off, False
 
     @property
     def boot_id(self) -> str:
@@ -84,6 +88,8 @@ class _Talk:
         #: Tars on their way in.
         self.coming: dict[int, tuple[dict[str, object], bytearray]] = {}
         self.parts = b""
+        #: The streams that ask how it is with the image's command.
+        self.commands: set[int] = set()
 
     async def go_on(self, data: bytes) -> None:
         decoder = wire.Decoder(self.epoch)
@@ -110,6 +116,10 @@ class _Talk:
             await self._open(number, request)
         elif kind in (wire.DATA, wire.EOF) and number in self.coming:
             await self._unpack(kind, number, payload)
+        elif kind == wire.CONTROL and number in self.commands:
+            self.guest.requests.append({"op": "signal", **wire.decode_json(payload)})
+            if self.guest.command_signalled is not None:
+                await self._end(number, self.guest.command_signalled)
         elif kind == wire.CREDIT and number in self.running:
             printed, status = self.running.pop(number)
             if printed:
@@ -134,13 +144,13 @@ class _Talk:
             await self._carry(number, request)
         elif op == "identity":
             self.guest.identified = True
+            init = request.get("init")
+            self.guest.command_runs = isinstance(init, dict) and bool(init.get("command"))
             await self._end(number, {"ok": {"host_keys": self.guest.host_keys or []}})
-        elif op == "ssh-keys" and self.guest.host_keys is not None:
-            await self._end(number, {"ok": {"host_keys": self.guest.host_keys}})
-        elif op in ("ssh-keys", "ssh") and self.guest.host_keys is None:
-            await self._end(number, {"error": {"code": "no-command", "message": "the image has no ssh server"}})
-        elif op == "ssh":
-            await self._send(wire.OPENED, number, b"{}")
+        elif op == "command":
+            await self._command(number)
+        elif op in ("ssh-keys", "ssh"):
+            await self._ssh(number, keys=op == "ssh-keys")
         elif op == "info":
             info = {"boot_id": self.guest.boot_id, "uptime_ms": 1, "kernel": "6.1.0", "init": "agent", "booted": self.guest.booted}
             await self._end(number, {"ok": info})
@@ -150,6 +160,25 @@ class _Talk:
                 self.guest.power_off()
         else:
             await self._end(number, {"error": {"code": "unknown-op", "message": f"no operation {op}"}})
+
+    async def _ssh(self, number: int, *, keys: bool) -> None:
+        if self.guest.host_keys is None:
+            await self._end(number, {"error": {"code": "no-command", "message": "the image has no ssh server"}})
+        elif keys:
+            await self._end(number, {"ok": {"host_keys": self.guest.host_keys}})
+        else:
+            await self._send(wire.OPENED, number, b"{}")
+
+    async def _command(self, number: int) -> None:
+        if not self.guest.command_runs:
+            await self._end(number, {"error": {"code": "not-found", "message": "nothing was to be run"}})
+            return
+        self.commands.add(number)
+        if "error" not in (self.guest.command_ends or {}):
+            await self._send(wire.OPENED, number, b'{"pid":7}')
+            await self._send(wire.CREDIT, number, wire.WINDOW.to_bytes(4, "big"))
+        if self.guest.command_ends is not None:
+            await self._end(number, self.guest.command_ends)
 
     async def _exec(self, number: int, request: dict[str, object]) -> None:
         argv = request.get("argv")

@@ -34,7 +34,7 @@ GROUPS: dict[str, tuple[str, tuple[Command, ...]]] = {
                 "vm.create",
                 "run:run",
                 about="Create a machine, boot it, and run a command, what its image runs by itself, or a shell in it.",
-                hide=("start",),
+                hide=("start", "attended", "env", "cwd", "user"),
                 own=(DETACH, SHELL, ENV, WORKDIR, USER),
                 rest="CMD",
                 examples=(
@@ -42,7 +42,7 @@ GROUPS: dict[str, tuple[str, tuple[Command, ...]]] = {
                     ("banger vm run --rm -- uname -a", "one command; the machine is deleted, the exit status is the command's"),
                     ("banger vm run --image IMAGE", "what the image runs by itself (its entrypoint and cmd), else a shell"),
                     ("banger vm run --image IMAGE --shell", "a shell instead"),
-                    ("banger vm run -d --name web --memory 2G", "boot a machine and come back; nothing is run in it"),
+                    ("banger vm run -d --name web --image IMAGE", "what the image runs is started with the machine, and you are back"),
                     ("tar c . | banger vm run --rm -- tar xv", "stdin and stdout are passed through, byte for byte"),
                 ),
             ),
@@ -51,7 +51,7 @@ GROUPS: dict[str, tuple[str, tuple[Command, ...]]] = {
                 "vm.create",
                 "run:create",
                 about="Create a machine and boot it; print its name.",
-                hide=("rm",),
+                hide=("rm", "attended"),
                 examples=(
                     ("banger vm create --name web", "then: banger vm exec web -- CMD"),
                     ("banger vm create --no-start --name later", "boot it later"),

@@ -61,7 +61,7 @@ def machines(rows: list[Row], now: float) -> str:
         [
             _text(row, "id"),
             _text(row, "name"),
-            _text(row, "state"),
+            _text(row, "state") + _ended(row.get("entrypoint")),
             _text(row, "image"),
             _text(row, "vcpu"),
             _mib(row.get("memory_mib")),
@@ -72,6 +72,14 @@ def machines(rows: list[Row], now: float) -> str:
         for row in rows
     ]
     return table(heads, cells)
+
+
+def _ended(entrypoint: object) -> str:
+    """What became of what the image runs by itself, once it does not run any more."""
+    if not isinstance(entrypoint, dict) or entrypoint.get("state") == "running":
+        return ""
+    how = {"exited": "status", "killed": "signal"}.get(str(entrypoint.get("state")), "")
+    return f" ({clean(' '.join(str(entrypoint.get(key, '')) for key in ('state', how) if key))})"
 
 
 def _shelf(row: Row) -> list[str]:

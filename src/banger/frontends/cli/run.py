@@ -1,5 +1,8 @@
 """`vm run` and `vm create`: a machine, and what is to happen in it.
 
+What the image runs is started with the machine, unless a shell or a command is asked for instead; in the foreground it is run on this terminal the
+first time. Variables, folder and user that are given for it are the machine's.
+
 With --rm the stream of the creation stays open while the machine is used: however this process ends, the daemon then deletes the machine. On the
 ordinary ways out it is deleted here first, so that the command ends when it is gone.
 """
@@ -45,7 +48,7 @@ def run(given: Given) -> int:
     wanted = _wanted(given)
     end_by_signal()
     client, patience = Client(), Patience()
-    lines = client.stream("vm.create", **given.parameters)
+    lines = client.stream("vm.create", **given.parameters, **_own_command(given, wanted, detach=detach))
     machine: dict[str, object] = {}
     try:
         machine = _created(client, lines, given, patience)
@@ -64,8 +67,6 @@ def run(given: Given) -> int:
 def _refuse(given: Given, *, detach: bool, bound: bool) -> None:
     if detach and given.rest:
         raise BadRequest("vm run --detach runs no command", hint="banger vm run -d --name NAME, then banger vm exec NAME -- CMD")
-    if detach and given.values:
-        raise BadRequest(f"vm run --detach runs nothing, so --{min(given.values)} has nothing to say", hint="give it to banger vm exec")
     if detach and bound:
         raise BadRequest("--detach and --rm exclude each other: the machine would be deleted at once", hint="leave out one of them")
     if given.separated and not given.rest:
@@ -90,8 +91,15 @@ def _wanted(given: Given) -> dict[str, object]:
             raise BadRequest(f"--env {pair!r} is not KEY=VALUE")
         env[key] = value
     last = {name: values[-1] for name, values in given.values.items()}
-    entrypoint = not given.rest and "shell" not in given.own
+    entrypoint = not given.rest and "shell" not in given.own and given.parameters.get("entrypoint") is not False
     return {"argv": given.rest, "entrypoint": entrypoint, "env": env, "cwd": last.get("workdir"), "user": last.get("user")}
+
+
+def _own_command(given: Given, wanted: dict[str, object], *, detach: bool) -> dict[str, object]:
+    """What the creation is told of what the image runs by itself. Given twice (to it and to `vm.exec`), variables are the same."""
+    if not (detach or wanted["entrypoint"]):
+        return {} if "entrypoint" in given.parameters else {"entrypoint": False}
+    return {"attended": not detach, **{name: wanted[name] for name in ("env", "cwd", "user")}}
 
 
 def _use(client: Client, machine: dict[str, object], wanted: dict[str, object]) -> int:
