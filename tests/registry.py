@@ -17,12 +17,12 @@ import ssl
 import subprocess
 import tarfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from banger.host.peer import LEAST
+from banger.host.session import LEAST
 from banger.model import oci
 from tests.world import until
 
@@ -183,6 +183,7 @@ class Front(ThreadingHTTPServer):
 
     `cut N`, `drop`, `garble`, `longer`, `shorter`, `announce N`, `status N [SECONDS]`, `stall N`, `other-part`, `no-range`, `no-part`, `to URL`;
     `pass` is none. With `into`, the file that a blob goes to, a cut comes only once all that was sent is there, but for the last piece.
+    `after` is called after each fault, before its connection ends.
     With `token` only who carries that one is let in, and `/token` gives it to who logs in as `login` (anybody when that is empty).
     """
 
@@ -200,6 +201,7 @@ class Front(ThreadingHTTPServer):
         self.asked: list[Asked] = []
         self.token = self.login = self.realm = ""
         self.into: Path | None = None
+        self.after: Callable[[], None] | None = None
         self.held, self.go = threading.Event(), threading.Event()
         self.lock = threading.Lock()
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
@@ -273,16 +275,19 @@ class _Handler(BaseHTTPRequestHandler):
         return self._say(200, json.dumps({"token": self.server.token}).encode())
 
     def _pass(self, word: str, more: list[str]) -> None:
-        names = ("Accept", "Range") if word not in ("no-range", "other-part") else ("Accept",)
+        names = ("Accept", "Range", "If-Range") if word not in ("no-range", "other-part") else ("Accept",)
         connection = http.client.HTTPConnection(self.server.upstream, timeout=30)
         connection.request("GET", self.path, headers={name: self.headers[name] for name in names if name in self.headers})
         answer = connection.getresponse()
         data = answer.read()
         connection.close()
-        kept = {name: value for name in ("Content-Type", "Docker-Content-Digest", "Content-Range") if (value := answer.headers[name])}
+        kept = {name: value for name in ("Content-Type", "Docker-Content-Digest", "Content-Range", "ETag") if (value := answer.headers[name])}
         if answer.status >= 300 and answer.status != 416:
             return self._say(answer.status, data, kept)
         self._do(word, more, answer.status, data, kept)
+        front = self.server
+        if word != "pass" and front.after is not None:
+            front.after()
         return None
 
     def _do(self, word: str, more: list[str], status: int, data: bytes, headers: dict[str, str]) -> None:

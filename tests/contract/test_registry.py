@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from banger.host import peer
+from banger.host import session
 from banger.host.registry import RealRepository
 from banger.model import oci
 from banger.model.errors import BangerError, Corrupt, DownloadFailed, NotFound
@@ -120,7 +120,7 @@ async def test_what_breaks_off_goes_on_where_it_was(front: Front, tmp_path: Path
     assert await fetch(client(tmp_path), front.host, tmp_path) == PACKED
     asked = [int(one.range[6:-1]) if one.range else 0 for one in front.blobs()]
     assert len(asked) == len(starts)
-    assert all(most - 2 * peer.LEAST < start <= most for start, most in zip(asked, starts, strict=True))
+    assert all(most - 2 * session.LEAST < start <= most for start, most in zip(asked, starts, strict=True))
 
 
 async def test_what_an_earlier_pull_left_is_used(front: Front, tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ async def test_what_an_earlier_pull_left_is_not_trusted(front: Front, tmp_path: 
 
 @pytest.mark.parametrize(
     ("fault", "words"),
-    [("garble", "its digest is wrong"), ("longer", "sends more"), ("announce 5", "announces 5 bytes"), ("announce 99999999", "announces")],
+    [("garble", "is not what it must be"), ("longer", "sends more"), ("announce 5", "announces 5 bytes"), ("announce 99999999", "announces")],
 )
 async def test_a_registry_that_lies_is_told_and_nothing_of_it_is_kept(front: Front, tmp_path: Path, fault: str, words: str) -> None:
     front.faults = {"/blobs/": [fault] * 20}
@@ -174,7 +174,7 @@ async def test_who_asks_for_an_hour_of_patience_does_not_get_it(front: Front, tm
 
 
 async def test_who_stalls_is_asked_anew(front: Front, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(peer, "STALL", 0.5)
+    monkeypatch.setattr(session, "STALL", 0.5)
     front.faults = {"/blobs/": ["stall 300000"]}
     assert await fetch(client(tmp_path), front.host, tmp_path) == PACKED
     assert [bool(one.range) for one in front.blobs()] == [False, True]

@@ -93,7 +93,7 @@ async def test_a_release_is_fetched_checked_and_installed_whole(shop: Bench) -> 
 
 async def test_a_known_version_is_checked_against_what_is_known_and_nothing_else_is_asked(shop: Bench) -> None:
     shop.publish(DEFAULT, archive(DEFAULT))
-    with pytest.raises(Corrupt, match=f"its SHA-256 is .*, not {KNOWN[DEFAULT]}"):
+    with pytest.raises(Corrupt, match=f"its digest is .*, not sha256:{KNOWN[DEFAULT]}"):
         await shop.install()
     assert [address.rpartition("/")[2] for address in shop.fake.web.asked] == [f"firecracker-v{DEFAULT}-x86_64.tgz"]
     assert shop.there() == set()

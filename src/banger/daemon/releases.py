@@ -121,11 +121,10 @@ class Releases:
             report(f"fetching {name}", done=done, total=total, unit="bytes")
 
         try:
-            await self.host.web.fetch(f"{base}/v{version}/{name}", archive, limit=LARGEST_ARCHIVE, told=told)
+            await self.host.web.fetch(f"{base}/v{version}/{name}", archive, limit=LARGEST_ARCHIVE, digest=f"sha256:{wanted}", told=told)
         except (NotFound, DownloadFailed) as error:
             error.hint = "is this host online, and the version right? else: banger firecracker install --from FILE"
             raise
-        await self._verify(archive, wanted, name)
         return trust, wanted
 
     async def _published(self, into: Path, url: str, name: str) -> str:

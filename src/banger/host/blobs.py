@@ -131,9 +131,9 @@ class RealBlobs:
             try:
                 yield path
             finally:
-                os.close(descriptor)
-                if path != self._part(wanted.digest):
+                if path != self._part(wanted.digest) or not os.fstat(descriptor).st_size:
                     path.unlink(missing_ok=True)
+                os.close(descriptor)
 
     def _claim(self, path: Path) -> tuple[Path, int]:
         """The file and what holds it; one of our own where another daemon that shares the cache is filling it."""

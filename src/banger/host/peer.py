@@ -1,119 +1,44 @@
-"""One place that is asked for one repository: requests over aiohttp, with what the place wants to know of us.
+"""One place that is asked for one repository: requests with what the place wants to know of us.
 
-A `Peer` is a server and a name there; it keeps the token that the server's own token service gave for it. A `Session` is the connections of one
-pull. Whatever fails in passing is `Again`; everything else is an error of banger's that says what to do.
+A `Peer` is a server and a name there; it keeps the token that the server's own token service gave for it. Its connections are the pull's
+(host/session.py).
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlencode, urljoin, urlsplit
-from urllib.request import getproxies, proxy_bypass
+from urllib.parse import urlencode, urlsplit
 
 import msgspec
 
 from banger.host.logins import Logins
-from banger.host.web import loopback
+from banger.host.session import HOPS, REDIRECTS, STALL, Advice, Again, Session, led
 from banger.model.errors import Corrupt, DownloadFailed, NotFound
 from banger.model.registry import Challenge, Login, Token, complaint, parse_challenge, retry_after
 
 if TYPE_CHECKING:
-    from aiohttp import ClientResponse, ClientSession
+    from aiohttp import ClientResponse
 
-log = logging.getLogger(__name__)
-#: Seconds to connect, and in which so many bytes must come: who sends less has stalled.
-CONNECT, STALL, LEAST = 20.0, 30.0, 1 << 16
 #: At most this much of an error's or token's body is read.
 SMALL = 1 << 20
-HOPS = 6
-REDIRECTS = frozenset({301, 302, 303, 307, 308})
+ADVICE = Advice(
+    untrusted="if it is right, put its authority's certificate into the folder certs.d/{server} of banger's configuration, as ca.crt",
+    insecure="a registry without TLS: --plain-http",
+)
 LOGIN_HINT = "log in with docker login or podman login, or see whether the name is right"
-
-
-class Again(Exception):
-    """It failed in passing. `wait`: for how many seconds the server asks; `tries`: how often it is worth trying at most."""
-
-    def __init__(self, message: str, *, wait: float | None = None, tries: int = 100, hint: str = "try again later") -> None:
-        super().__init__(message)
-        self.wait, self.tries, self.hint = wait, tries, hint
-
-
-class Session:
-    """Connections, certificates and proxies of one pull. The environment's proxies count, but never for this host itself."""
-
-    def __init__(self, certificates: Sequence[Path], *, plain_http: bool) -> None:
-        self.certificates, self.scheme = tuple(certificates), "http" if plain_http else "https"
-        self.contexts: dict[str, ssl.SSLContext] = {}
-        self.client: ClientSession | None = None
-
-    async def __aenter__(self) -> Session:
-        await asyncio.to_thread(import_module, "aiohttp")  # a quarter of a second, at the first pull
-        from aiohttp import ClientSession, ClientTimeout, DummyCookieJar, TCPConnector
-
-        self.client = ClientSession(
-            connector=TCPConnector(limit_per_host=8),
-            timeout=ClientTimeout(total=None, connect=None, sock_connect=CONNECT, sock_read=STALL),
-            auto_decompress=False,
-            cookie_jar=DummyCookieJar(),
-            headers={"User-Agent": "banger", "Accept-Encoding": "identity"},
-            read_bufsize=1 << 19,
-        )
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        assert self.client is not None, "it was entered"
-        await self.client.close()
-
-    def context(self, server: str) -> ssl.SSLContext:
-        """What is trusted at a server: the system's certificates and those in a folder of the server's name; and who we are, where that is there."""
-        if server not in self.contexts:
-            context = ssl.create_default_context()
-            for folder in (place / server for place in self.certificates):
-                _add_certificates(context, folder)
-            self.contexts[server] = context
-        return self.contexts[server]
-
-    def proxy(self, url: str) -> tuple[str, dict[str, str]] | None:
-        """The proxy for an address, and the headers by which it knows us."""
-        parts = urlsplit(url)
-        found = getproxies().get(parts.scheme, "")
-        if not found.startswith(("http://", "https://")) or loopback(parts.hostname or "") or proxy_bypass(parts.netloc):
-            return None
-        place = urlsplit(found)
-        login = Login(user=unquote(place.username), secret=unquote(place.password or "")).basic if place.username else ""
-        known = {"Proxy-Authorization": login} if login else {}
-        return place._replace(netloc=place.netloc.rpartition("@")[2]).geturl(), known
-
-
-def _add_certificates(context: ssl.SSLContext, folder: Path) -> None:
-    """As Docker does with `certs.d/HOST:PORT/`: `*.crt` are authorities, `NAME.cert` with `NAME.key` is us."""
-    if not folder.is_dir():
-        return
-    try:
-        for path in sorted(folder.glob("*.crt")):
-            context.load_verify_locations(path)
-        for path in sorted(folder.glob("*.cert")):
-            context.load_cert_chain(path, path.with_suffix(".key"))
-    except (OSError, ssl.SSLError) as error:
-        raise DownloadFailed(
-            f"the certificates in {folder} cannot be used: {error}", hint="they are PEM files: *.crt, or NAME.cert with NAME.key"
-        ) from error
 
 
 class Peer:
     """A server and a repository there. `name` is what the server is called where logins are kept."""
 
-    def __init__(self, session: Session, logins: Logins, server: str, name: str, repository: str) -> None:
+    def __init__(self, session: Session, logins: Logins, server: str, name: str, repository: str, *, plain_http: bool = False) -> None:
         self.session, self.logins, self.server, self.name, self.repository = session, logins, server, name, repository
-        self.base = f"{session.scheme}://{server}/v2/{repository}/"
+        self.secure = not plain_http
+        self.base = f"{'http' if plain_http else 'https'}://{server}/v2/{repository}/"
         #: The Authorization header that the server wants, once it has said so.
         self.header = ""
         self.lock = asyncio.Lock()
@@ -126,7 +51,7 @@ class Peer:
         try:
             response = await self._ask(self.base + path, headers)
         except (ClientError, OSError, TimeoutError) as error:
-            raise self._failure(error) from error
+            raise self.session.failure(self.server, error) from error
         try:
             await self._judge(response, (200, 206, 416) if ranged else (200,))
             yield response
@@ -139,49 +64,15 @@ class Peer:
         for _ in range(HOPS):
             at_home = origin(url) == origin(self.base)
             sent = self.header if at_home else ""
-            response = await self._send(url, {**headers, **({"Authorization": sent} if sent else {})})
+            response = await self.session.send(url, {**headers, **({"Authorization": sent} if sent else {})})
             if response.status in REDIRECTS:
-                url = self._led(url, response)
+                url = led(self.server, url, response, secure=self.secure)
             elif response.status == 401 and at_home and not challenged:
                 challenged = True
                 await self._meet(response, sent)
             else:
                 return response
         raise DownloadFailed(f"{self.server} leads from one address to the next without an end")
-
-    async def _send(self, url: str, headers: Mapping[str, str], *, form: Mapping[str, str] | None = None) -> ClientResponse:
-        """One request. The address goes out as it came: those that stores sign are worth nothing when they are written another way."""
-        from yarl import URL
-
-        assert self.session.client is not None, "the session is entered"
-        proxy = self.session.proxy(url)
-        secure = urlsplit(url).scheme == "https"
-        async with asyncio.timeout(CONNECT + STALL):
-            return await self.session.client.request(
-                "GET" if form is None else "POST",
-                URL(url, encoded=True),
-                data=form,
-                headers={**headers, **(proxy[1] if proxy and not secure else {})},
-                allow_redirects=False,
-                ssl=self.session.context(urlsplit(url).netloc) if secure else True,
-                proxy=proxy[0] if proxy else None,
-                proxy_headers=proxy[1] if proxy and secure else None,
-            )
-
-    def _led(self, url: str, response: ClientResponse) -> str:
-        """Where a redirect leads: never from https to http, never with a login in the address."""
-        response.close()
-        try:
-            target = urljoin(url, response.headers.get("Location", ""))
-            parts = urlsplit(target)
-            whole = bool(parts.hostname) and (parts.port is None or parts.port > 0)
-        except ValueError:
-            whole = False
-        if not whole or parts.scheme not in ("http", "https") or "@" in parts.netloc:
-            raise DownloadFailed(f"{self.server} leads to an address that is none")
-        if parts.scheme == "http" and self.session.scheme == "https":
-            raise DownloadFailed(f"{self.server} leads from a secure address to an insecure one, at {parts.netloc}")
-        return target
 
     # -- who we are -------------------------------------------------------------------------------------------------------------------------------
 
@@ -209,10 +100,10 @@ class Peer:
         asked = {"service": challenge.parameters.get("service", ""), "scope": challenge.parameters.get("scope") or f"repository:{self.repository}:pull"}
         if login is not None and login.token:
             form = asked | {"grant_type": "refresh_token", "refresh_token": login.token, "client_id": "banger"}
-            response = await self._send(realm, {}, form=form)
+            response = await self.session.send(realm, {}, form=form)
         else:
             headers = {"Authorization": login.basic} if login is not None else {}
-            response = await self._send(f"{realm}{'&' if urlsplit(realm).query else '?'}{urlencode(asked)}", headers)
+            response = await self.session.send(f"{realm}{'&' if urlsplit(realm).query else '?'}{urlencode(asked)}", headers)
         try:
             await self._judge(response, (200,), who=f"the token service at {urlsplit(realm).netloc}")
             return f"Bearer {_token_in(await self.body(response, SMALL), self.server)}"
@@ -227,7 +118,7 @@ class Peer:
             sound = False
         if not sound:
             raise DownloadFailed(f"{self.server} names a token service at an address that is none")
-        if parts.scheme == "http" and self.session.scheme == "https":
+        if parts.scheme == "http" and self.secure:
             raise DownloadFailed(f"{self.server} names a token service at an insecure address, {parts.netloc}")
 
     # -- what comes -------------------------------------------------------------------------------------------------------------------------------
@@ -264,54 +155,11 @@ class Peer:
         data = bytearray()
         if (response.content_length or 0) > limit:
             raise Corrupt(f"{self.server} sends {response.content_length} bytes where {limit} are allowed")
-        async for piece in self.pieces(response):
+        async for piece in self.session.pieces(self.server, response):
             data += piece
             if len(data) > limit:
                 raise Corrupt(f"{self.server} sends more than the {limit} bytes that are allowed")
         return bytes(data)
-
-    async def pieces(self, response: ClientResponse) -> AsyncIterator[bytes]:
-        """What comes, in pieces of some size; Again when too little comes for too long, or the connection ends before its time."""
-        from aiohttp import ClientError
-
-        ended = False
-        while not ended:
-            parts: list[bytes] = []
-            size = 0
-            try:
-                async with asyncio.timeout(STALL):
-                    while size < LEAST and not ended:
-                        data = await response.content.readany()
-                        ended, size = not data, size + len(data)
-                        parts.append(data)
-            except (ClientError, OSError, TimeoutError) as error:
-                if size:
-                    yield b"".join(parts)
-                raise self._failure(error) from error
-            if size:
-                yield b"".join(parts)
-
-    def _failure(self, error: BaseException) -> Exception:
-        """What a failure of the network means."""
-        from aiohttp import ClientConnectorCertificateError, ClientConnectorError, ClientConnectorSSLError, InvalidURL
-
-        if isinstance(error, ClientConnectorCertificateError):
-            hint = f"if it is right, put its authority's certificate into the folder certs.d/{self.server} of banger's configuration, as ca.crt"
-            return DownloadFailed(f"the certificate of {self.server} is not to be trusted: {error.certificate_error}", hint=hint)
-        if isinstance(error, ClientConnectorSSLError):
-            return DownloadFailed(f"{self.server} does not speak TLS as it should: {error.os_error}", hint="a registry without TLS: --plain-http")
-        if isinstance(error, InvalidURL):
-            return DownloadFailed(f"{self.server} leads to an address that is none")
-        if isinstance(error, ClientConnectorError):
-            return Again(
-                f"{self.server} cannot be reached: {error.os_error.strerror or error.os_error}",
-                tries=2,
-                hint="is this host online, and the name right?",
-            )
-        if isinstance(error, TimeoutError):
-            return Again(f"{self.server} has stalled: next to nothing came for {STALL:g} s")
-        said = " ".join(str(error).split())[:200]  # which may quote what came
-        return Again(f"{self.server} broke the connection off: {said or type(error).__name__}")
 
 
 def origin(url: str) -> tuple[str, str, int]:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import msgspec
 
-from banger.host.registry import Document, Told
+from banger.host.growing import Told
+from banger.host.registry import Document
 from banger.model import oci
 from banger.model.errors import DownloadFailed, NotFound
 from banger.model.oci import Descriptor
