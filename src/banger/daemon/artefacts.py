@@ -89,6 +89,8 @@ class Shelf(Generic[E, M, P]):
         self.noun, self.host, self.folder, self.catalog, self.manifest, self.source = noun, host, folder, catalog, manifest, source
         self.origins: Mapping[str, Origin] = {}
         self.locks: dict[str, asyncio.Lock] = {}
+        #: WrongState when a machine (or an image) uses what has that name; asked in the moment in which it would go, since making takes its time.
+        self.require_unused: Callable[[str], None] = lambda name: None
 
     def offer(self, offers: Offers[E]) -> None:
         """Replace what the catalogs have."""
@@ -183,13 +185,16 @@ class Shelf(Generic[E, M, P]):
             if found is not None and changed(found) != found:
                 self.host.files.write_atomic(self.folder / name / "manifest.json", codec.encode(changed(found)))
 
-    async def put(self, entry: E, *, force: bool) -> M:
-        """Make what no catalog has, under a name that must be free; with `force` it replaces what is here."""
+    async def put(self, entry: E, *, force: bool, ready: Callable[[], None] | None = None) -> M:
+        """Make what no catalog has, under a name that must be free; with `force` it replaces what is here.
+
+        That is when `ready` lets it; without one, WrongState if somebody uses what is here by then.
+        """
         lock = self.locks.setdefault(valid_artefact_name(entry.name), asyncio.Lock())
         async with lock:
             if not force:
                 self._require_free(entry.name)
-            return await self._build(entry)
+            return await self._build(entry, ready)
 
     async def tag(self, name: str, new: str, renamed: Callable[[M, str], M], file: str) -> M:
         """A second name for what is here: the same bytes of `file`, if it has one, and a manifest of its own (`renamed` makes it)."""
@@ -213,6 +218,8 @@ class Shelf(Generic[E, M, P]):
         async with self.locks.setdefault(made.name, asyncio.Lock()):
             if not force:
                 self._require_free(made.name)
+            if self.here(made.name):
+                self.require_unused(made.name)
             self.host.files.write_atomic(folder / "manifest.json", codec.encode(made))
             self.host.files.exchange(folder, self.folder / made.name)
 
@@ -233,8 +240,8 @@ class Shelf(Generic[E, M, P]):
         try:
             made = await source.ensure(part)
             self.host.files.write_atomic(staging / "manifest.json", codec.encode(made))
-            if ready is not None:
-                ready()
+            if self.here(entry.name):
+                ready() if ready is not None else self.require_unused(entry.name)
             self.host.files.exchange(staging, self.folder / entry.name)
         finally:
             await source.remove(part)  # also what it has replaced, if anything
@@ -242,11 +249,12 @@ class Shelf(Generic[E, M, P]):
         return made
 
     async def delete(self, name: str) -> None:
-        """Remove it in one visible step, also one that cannot be read; NotFound when it is not here."""
+        """Remove it in one visible step, also one that cannot be read; NotFound when it is not here, WrongState when somebody uses it."""
         place = self.folder / valid_artefact_name(name)
         async with self.locks.setdefault(name, asyncio.Lock()):
             if not place.exists():
                 raise self.missing(name)
+            self.require_unused(name)
             away = self._staging(0, 0, name)
             place.rename(away)
             self.host.files.remove_tree(away)

@@ -36,6 +36,7 @@ class Kernels:
 
     def __init__(self, shelf: Shelf[KernelEntry, KernelManifest, KernelPart], operations: Operations, users: Users) -> None:
         self.shelf, self.operations, self.users = shelf, operations, users
+        shelf.require_unused = lambda name: refuse_used("kernel", name, users(name))
 
     async def need(self, name: str) -> KernelManifest:
         """The kernel, got from the catalog when it is not here."""
@@ -81,6 +82,7 @@ class Images:
     ) -> None:
         self.shelf, self.operations, self.kernels, self.users, self.evict = shelf, operations, kernels, users, evict
         self.references = References(shelf, users)
+        shelf.require_unused = lambda name: refuse_used("image", name, users(name))
 
     def check(self, name: str) -> list[Finding]:
         """What the host must have so that the image and its kernel can be made here, as far as they must be."""
@@ -143,6 +145,13 @@ class Images:
         roots = {image.resolved for image in self.shelf.every() if image.resolved and image.name not in leaving}
         return self.shelf.host.blobs.prune(roots, dry=dry)
 
+    def require_still(self, image: ImageManifest) -> None:
+        """WrongState when an image that was here a moment ago has gone since, or another one has its name."""
+        found = self.shelf.local(image.name)
+        if found is None or (found.digest, found.file) != (image.digest, image.file):
+            what = "was removed" if found is None else "was replaced"
+            raise WrongState(f"image {image.name} {what} meanwhile", hint="the same command again")
+
     def base(self, image: ImageManifest) -> Path:
         """The file of an image's root file system; WrongState when it is the user's own and no longer the one that was registered."""
         if not image.file:
@@ -171,7 +180,7 @@ class Images:
                 return image
             self.base(image)
             entry = ImageEntry(name=name, source="rootfs", kernel=image.kernel, file=image.file)
-            return await self.shelf.put(entry, force=True)
+            return await self.shelf.put(entry, force=True, ready=lambda: self.require_still(image))
 
         self.show(name)
         return self.operations.follow(self.operations.begin("image.promote", name, work))

@@ -121,6 +121,7 @@ class Making:
             image = planning.fitting(await self.images.need(asked.image), self.host.facts.architecture(), asked)
         async with step("kernel", image.kernel):
             kernel = await self.kernels.need(image.kernel)
+            self.images.require_still(image)  # nobody uses it before the machine is on the roster
         async with step("plan", "deciding"):
             boot = planning.Boot(
                 base=self.images.base(image),
