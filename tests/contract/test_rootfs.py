@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from banger.host.proc import RealProc
@@ -96,6 +97,15 @@ async def test_a_file_system_is_sound_and_holds_what_the_layers_say(tmp_path: Pa
     assert said(path, "cat /holes") == holes
     assert path.stat().st_blocks * 512 < 8 * MIB < written.size
     assert b"has_journal" in said(path, "features")
+
+
+async def test_names_of_whiteouts_are_names_like_others_in_a_plain_tree(tmp_path: Path) -> None:
+    path = tmp_path / "rootfs.ext4"
+    named = [file("etc/.wh.hostname", b"kept\n"), folder(".wh..wh..opq"), file("etc/.wh..wh..opq"), link("twin", "etc/.wh.hostname")]
+    tree = msgspec.structs.replace(some(tmp_path, *named), plain=True)
+    written = await real().write(path, [tree], label="a-test", look=("etc/hostname", "etc/.wh..wh..opq", ".wh..wh..opq"))
+    assert sorted(written.found) == [".wh..wh..opq", "etc/.wh..wh..opq", "etc/hostname"]
+    assert (said(path, "cat /etc/.wh.hostname"), said(path, "cat /twin"), said(path, "cat /etc/hostname")) == (b"kept\n", b"kept\n", b"here\n")
 
 
 async def test_gnus_own_form_of_sparse_files_is_read(tmp_path: Path) -> None:

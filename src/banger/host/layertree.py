@@ -126,14 +126,14 @@ class Tree:
         #: Folders of which only names of this layer and later ones count, and the same for all below.
         self.opaque: dict[int, int] = {}
         self.targets = bytearray()
-        self.layer, self.what = 0, ""
+        self.layer, self.what, self.plain = 0, "", False
         self.remembered: dict[bytes, tuple[int, int]] = {}
         self.inodes.add(0, 0, 0, 0, 0, 0, 0, 0)
         self.inodes.add(stat.S_IFDIR | 0o755, 0, 0, 0, 0, 0, 0, 0)
 
-    def begin(self, layer: int, what: str) -> None:
-        """What is applied from now on is of this layer (numbered from 0)."""
-        self.layer, self.what = layer, what
+    def begin(self, layer: int, what: str, *, plain: bool = False) -> None:
+        """What is applied from now on is of this layer (numbered from 0); in a `plain` one nothing is a whiteout."""
+        self.layer, self.what, self.plain = layer, what, plain
         self.remembered.clear()
 
     def apply(self, entry: Entry) -> None:
@@ -143,7 +143,7 @@ class Tree:
             if entry.kind != FOLDER:
                 raise self._wrong(entry.name, "would make the root something else than a folder")
             self._attributes(ROOT, entry)
-        elif name.startswith(WHITEOUT):
+        elif name.startswith(WHITEOUT) and not self.plain:
             self._whiteout(folder, name)
         else:
             inside, floor = self._reach(folder, entry.name)

@@ -28,10 +28,12 @@ class Layer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """One layer, lowest first. `path` is the blob as it was fetched: a tar, plain or packed by gzip or zstd, which its first bytes tell.
 
     `diff_id` is the digest of the tar itself (`rootfs.diff_ids` of the image's config); it is verified before anything is written.
+    In a `plain` one names mean what they are: a file may be called as a whiteout is, and takes nothing away.
     """
 
     path: str
     diff_id: str
+    plain: bool = False
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -72,7 +72,7 @@ def merged(job: Job) -> tuple[Tree, int]:
     tree = Tree(job.limits)
     scanned: Sequence[Scanned] = scan_all(job.layers, folder, budget)
     for number, (layer, entries) in enumerate(zip(job.layers, scanned, strict=True)):
-        tree.begin(number, name_of(layer))
+        tree.begin(number, name_of(layer), plain=layer.plain)
         for entry in entries:
             tree.apply(entry)
         entries.close()
