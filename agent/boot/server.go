@@ -36,6 +36,7 @@ func Server(version string, arguments []string) error {
 	machine.Identify = inside.identify
 	machine.HostKeys = identity.HostKeys
 	machine.PowerOff = func() { power.Off(inside.layer, asked.reset) }
+	machine.Quiet = power.Quiet
 	machine.HasInit = inside.handsOver.Load
 	machine.Command.Signal = inside.signal
 	go inside.listen(machine)

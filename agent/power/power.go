@@ -53,6 +53,13 @@ func program(pid int) string {
 	return filepath.Base(path)
 }
 
+// Quiet ends what runs beside process 1 and this one, so that nothing is written any more but what is asked for.
+func Quiet() {
+	if others() > 0 {
+		endAll()
+	}
+}
+
 // endAll ends every process but this one and process 1, which kill(-1) spares both.
 func endAll() {
 	_ = syscall.Kill(-1, syscall.SIGTERM)

@@ -92,7 +92,7 @@ func perform(machine *Machine, st *stream, op string, text []byte) (any, error) 
 		return doSSH(machine, st, text)
 	case "ssh-keys":
 		return doSSHKeys(machine, st, text)
-	case "ping", "info", "sync", "poweroff":
+	case "ping", "info", "sync", "quiet", "poweroff":
 	default:
 		return nil, refuse(unknownOp, "unknown op "+strconv.Quote(op))
 	}
@@ -107,6 +107,11 @@ func perform(machine *Machine, st *stream, op string, text []byte) (any, error) 
 			return nil, refuse(failed, "this agent may not power anything off")
 		}
 		syscall.Sync()
+	case "quiet":
+		if machine.Quiet == nil {
+			return nil, refuse(failed, "this agent may not end what runs beside it")
+		}
+		machine.Quiet()
 	case "sync":
 		syscall.Sync()
 	}

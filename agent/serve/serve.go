@@ -25,6 +25,7 @@ type Machine struct {
 	Identify   func(request []byte) (hostKeys []string, err error)
 	HostKeys   func(machineID string) ([]string, error) // those of the image's sshd; made if there are none
 	PowerOff   func()
+	Quiet      func()      // ends every process but process 1 and this one
 	HasInit    func() bool // whether process 1, while it is the agent, is to become the image's init
 	Command    *Command    // what process 1 runs beside the agent
 	Identified atomic.Bool

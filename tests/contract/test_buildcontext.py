@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from banger.host.buildcontext import Content, Context, Packing, digest_of, ignored_in, is_archive, read_text
+from banger.host.buildcontext import Content, Context, Packing, digest_of, ignored_in, is_archive, plain, read_text
 from banger.model.dockerignore import Ignored
 from banger.model.errors import BadRequest, NotFound
 
@@ -140,3 +140,48 @@ def test_a_dockerfile_is_text_of_a_file(folder: Path) -> None:
     with pytest.raises(BadRequest, match="more than 3 bytes"):
         read_text(folder / "src/main.c", 3)
     assert Context(folder, Ignored()).folder == folder
+
+
+@pytest.mark.timeout(60)
+def test_what_would_never_end_is_told(folder: Path) -> None:
+    os.mkfifo(folder / "Dockerfile")
+    (folder / "endless").symlink_to("/dev/zero")
+    for name in ("Dockerfile", "endless"):
+        with pytest.raises(BadRequest, match="is no file"):
+            read_text(folder / name, 10)
+    (folder / ".dockerignore").write_bytes(b"x" * (1 << 20) + b"x")
+    with pytest.raises(BadRequest, match="more than 1048576 bytes"):
+        ignored_in(folder, folder / "Dockerfile")
+    (folder / ".dockerignore").write_text("**/*a*a/" * 400 + "b\n")
+    assert not ignored_in(folder, folder / "Dockerfile")("aaaaa/" * 50 + "c")
+    deep = folder / "empty"
+    for _ in range(300):
+        deep /= "d"
+        deep.mkdir()
+    with pytest.raises(BadRequest, match="more than 256 folders deep"):
+        taken(folder, "empty")
+
+
+def test_archives_may_have_several_streams_and_are_never_unpacked_as_a_whole(folder: Path) -> None:
+    for pack in (bz2.compress, lzma.compress):
+        (folder / "it").write_bytes(pack(bytes(5 << 20)) + pack(b"end"))
+        chunks = list(plain(folder / "it"))
+        assert b"".join(chunks) == bytes(5 << 20) + b"end"
+        assert max(map(len, chunks)) <= 1 << 20
+        (folder / "it").write_bytes(pack(os.urandom(1000))[:-40])
+        with pytest.raises(EOFError):
+            list(plain(folder / "it"))
+
+
+def test_who_hears_what_is_read_can_end_it(folder: Path) -> None:
+    heard: list[int] = []
+    digest_of(taken(folder, "src"), heard.append)
+    assert sum(heard) == len(b"".join(Packing(taken(folder, "src")).chunks()))
+
+    def enough(_: int) -> None:
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        digest_of(taken(folder, "src"), enough)
+    with pytest.raises(InterruptedError):
+        Context(folder, Ignored(), enough).content(["src"], into=True, unpack=False, named=repr)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import tarfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from banger.daemon import Daemon
 from banger.daemon.operations import Progress
 from banger.model.catalog import ImageManifest
-from banger.model.errors import AlreadyExists, BadRequest, BangerError, Busy, Cancelled, NotFound, ToolFailed, WrongState
+from banger.model.errors import AlreadyExists, BadRequest, BangerError, Busy, Cancelled, NoSpace, NotFound, ToolFailed, WrongState
 from banger.model.event import Event
 from banger.model.recipe import BuildSpec
 from banger.testing import FakeGuest
@@ -72,7 +74,9 @@ def clean(place: Place) -> bool:
 async def test_steps_are_done_in_order_and_become_an_image(place: Place, guest: FakeGuest, context: Path) -> None:
     daemon = await place.daemon()
     made, details = await built(daemon, context)
-    assert [request["op"] for request in guest.requests] == ["identity", "unpack", "unpack", "exec", "sync", "unpack", "exec", "sync", "pack"]
+    assert [request["op"] for request in guest.requests] == [
+        *("identity", "unpack", "unpack", "exec", "quiet", "sync", "unpack", "exec", "quiet", "sync", "pack")
+    ]
     assert guest.requests[0]["init"] == {"argv": [], "env": {}, "cwd": ""}
     (folder, _), (copy, tar), (script, _) = guest.unpacked
     assert (folder["path"], folder["into"], copy["path"], copy["into"], copy["owner"]) == ("/srv", True, "/srv/b", True, "0:0")
@@ -173,6 +177,49 @@ async def test_a_builder_that_ends_by_itself_is_told(place: Place, guest: FakeGu
     with pytest.raises(BangerError, match="Dockerfile:"):
         [item async for item in stream]
     await until(lambda: clean(place))
+
+
+async def test_what_is_wrong_with_a_request_is_told_before_anything_begins(place: Place, guest: FakeGuest, context: Path) -> None:
+    daemon = await place.daemon()
+    (context / "Dockerfile").write_text(FILE)
+    for more, says in ({"network": "nome"}, "no network 'nome'"), ({"file": "Dockerfile"}, "does not begin with '/'"), ({"file": "/a\0"}, "does not"):
+        with pytest.raises(BadRequest, match=says):
+            daemon.builds.build(asked(context, **more))
+    assert daemon.operations.rows() == []
+
+
+async def test_a_build_that_cannot_fit_is_told_before_a_machine_is_made(
+    place: Place, guest: FakeGuest, context: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    daemon = await place.daemon()
+    monkeypatch.setattr(type(place.host.files), "free_bytes", lambda *_: 1 << 20)
+    with pytest.raises(NoSpace, match="image app needs about"):
+        await built(daemon, context)
+    assert guest.requests == []
+    assert clean(place)
+
+
+async def test_more_than_an_image_may_hold_is_not_read(place: Place, guest: FakeGuest, context: Path) -> None:
+    place.host = dataclasses.replace(place.host, settings=msgspec.structs.replace(place.host.settings, image_limit="1M"))
+    daemon = await place.daemon()
+    with (context / "a.txt").open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(BadRequest, match=r"Dockerfile:4: more is copied than an image may hold \(1048576 bytes\)"):
+        await built(daemon, context)
+    assert clean(place)
+
+
+async def test_proxies_reach_commands_and_make_no_difference(place: Place, guest: FakeGuest, context: Path) -> None:
+    daemon = await place.daemon()
+    await built(daemon, context, args={"HTTP_PROXY": "http://one"})
+    runs = [request for request in guest.requests if request["op"] == "exec"]
+    assert isinstance(runs[0]["env"], dict)
+    assert runs[0]["env"]["HTTP_PROXY"] == "http://one"
+    guest.requests.clear()
+    await built(daemon, context, args={"HTTP_PROXY": "http://two"})
+    assert guest.requests == []
+    await built(daemon, context, FILE.replace("RUN make", "ARG HTTP_PROXY\nRUN make"), args={"HTTP_PROXY": "http://two"})
+    assert len(ran(guest)) == 2
 
 
 async def test_names_that_are_others_are_refused(place: Place, guest: FakeGuest, context: Path) -> None:

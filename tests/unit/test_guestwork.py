@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,7 +16,7 @@ from tests.place import OTTER, Place, result
 
 def test_lines_are_whole_harmless_and_the_last_state_of_what_is_overwritten() -> None:
     heard: list[str] = []
-    lines = Lines(heard.append)
+    lines = Lines(heard.extend)
     for data in (b"on", b"e\n10%\r50%\r100%\ntw\xffo\r\n\nrest"):
         lines.feed(data)
     lines.end()
@@ -25,12 +27,19 @@ def test_lines_are_whole_harmless_and_the_last_state_of_what_is_overwritten() ->
 @given(st.lists(st.binary(max_size=50)), st.integers(0, 3))
 def test_nothing_is_kept_beyond_a_line(pieces: list[bytes], times: int) -> None:
     heard: list[str] = []
-    lines = Lines(heard.append)
+    lines = Lines(heard.extend)
     for piece in pieces * 100**times if times < 2 else pieces:
         lines.feed(piece)
         assert len(lines.rest) < LONGEST_LINE
     lines.end()
     assert len(heard) >= b"".join(pieces).count(b"\n")
+
+
+def test_lines_that_come_at_once_are_told_together_but_not_too_many() -> None:
+    told: list[Sequence[str]] = []
+    Lines(told.append).feed(b"a\nb\n" + b"\n" * 1000)
+    assert [len(lines) for lines in told] == [256, 256, 256, 234]
+    assert told[0][:3] == ["a", "b", ""]
 
 
 async def test_data_goes_in_and_comes_out_whole_beyond_what_the_guest_takes_at_once(place: Place) -> None:

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import tarfile
 import tempfile
@@ -17,10 +18,31 @@ from pathlib import Path
 import pytest
 
 from banger.model.catalog import ImageConfig
+from tests.internet import FAR, WEB, Internet, missing
 from tests.vm.shelved import BUSYBOX, Node, shelve
 from tests.world import World, until
 
-APPLETS = ("sh", "cat", "ls", "id", "env", "pwd", "stat", "readlink", "mkdir", "rm", "touch", "ln", "mkfifo", "sleep", "sync", "true")
+APPLETS = (
+    "sh",
+    "cat",
+    "ls",
+    "id",
+    "env",
+    "pwd",
+    "stat",
+    "readlink",
+    "mkdir",
+    "rm",
+    "touch",
+    "ln",
+    "mkfifo",
+    "sleep",
+    "sync",
+    "true",
+    "nc",
+    "seq",
+    "kill",
+)
 PASSWD = b"root:x:0:0:root:/root:/bin/sh\nada:x:1000:1001:Ada:/home/ada:/bin/sh\n"
 SECONDS = 240.0
 DOCKERFILE = r"""
@@ -61,6 +83,9 @@ RUN <<'SCRIPT'
 not a shell's
 SCRIPT
 SHELL ["/bin/sh", "-ec"]
+COPY odd /odd
+RUN sleep 1000 & echo $! > /tmp/left
+RUN ! kill -0 $(cat /tmp/left); rm /tmp/left; touch /odd/.wh.etc; mkdir /odd/.wh..wh..opq; seq 3000
 RUN mkfifo fifo; ln one twin; ln -s /etc/passwd way; rm /etc/gone; rm -r /opt/old; mkdir -m 1777 sticky; mkdir -m 777 /open; \
     echo busy > /run/busy; echo x > /tmp/kept
 USER ada
@@ -97,6 +122,11 @@ def context(tmp_path: Path) -> Path:
     (place / "src/deep").mkdir(parents=True)
     for name in ("a.txt", "b.txt", "left.txt", "src/deep/x", "src/skip"):
         (place / name).write_text(f"{name.rpartition('/')[2][0]}\n")
+    (place / "odd").mkdir()
+    (place / "odd/.wh.one").write_text("mine\n")
+    os.link(place / "odd/.wh.one", place / "odd/one")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(place / "odd/socket"))
     (place / ".dockerignore").write_text("left*\nsrc/skip\n")
     (place / "src/deep/x").chmod(0o755)
     (place / "src/way").symlink_to("deep/x")
@@ -121,13 +151,14 @@ def test_every_kind_of_step_does_what_it_says(forge: World, context: Path) -> No
     done = build(forge, context, DOCKERFILE, "--build-arg", "WORD=you")
     assert (done.returncode, done.stdout) == (0, b"app\n"), done.stderr.decode()
     assert b"not a shell's\n" in done.stderr
+    assert [line for line in done.stderr.decode().splitlines() if line.isdecimal()] == [str(number) for number in range(1, 3001)]
     manifest = json.loads(forge.ok("image", "show", "app", "--json"))
     assert (manifest["source"], manifest["init"], manifest["config"]["stop_signal"]) == ("build", "", "SIGINT")
     assert forge.ok("vm", "run", "--rm", "--image", "app") == "entry hello you given 1000 /home/ada\n"
     script = """cd /srv; cat copied/a.txt src/deep/x docs/b.txt one /etc/notes/note.txt /etc/notes/raw.txt /unpacked/in/it said who form here both
         cat /tmp/kept /open/ada; ls docs src; readlink src/way; readlink way
         stat -c '%a %u %g %F' copied/a.txt copied src/deep/x /unpacked/in/it fifo sticky /open/mine; stat -c %h one
-        ls /etc /opt; ls /run/busy /etc/ssh; ls -a / | cat"""
+        ls -A /odd; cat /odd/one /odd/.wh.one; ls /etc /opt; ls /run/busy /etc/ssh; ls -a / | cat"""
     lines = look(forge, "app", script)
     assert lines[:7] == ["a", "x", "b", "a", "hello you", "$GREETING", "it"]
     assert lines[7:13] == ["hello you", "0", "exec form", "/srv", "two", "two"]
@@ -138,6 +169,7 @@ def test_every_kind_of_step_does_what_it_says(forge: World, context: Path) -> No
         *("640 1000 1001 regular file", "755 1000 1001 directory", "755 0 0 regular file", "4711 7 0 regular file"),
         *("644 0 0 fifo", "1777 0 0 directory", "644 1000 1001 regular empty file", "2"),
     ]
+    assert lines[19:25] == [".wh..wh..opq", ".wh.etc", ".wh.one", "one", "mine", "mine"]
     assert not {"gone", "old", ".dockerignore", "banger-build-script"} & set(lines[19:])
 
 
@@ -181,6 +213,31 @@ def test_what_the_image_has_not_is_told_with_its_line(forge: World, context: Pat
     assert forge.rows() == []
 
 
+#: Where a daemon is killed: what is told last, before that.
+STAGES = ("read the context", "disk", "step 1 of 2", "read the machine's disk", "make image")
+
+
+@pytest.mark.timeout(600)
+def test_wherever_the_daemon_is_killed_nothing_is_left_and_the_same_build_succeeds(forge: World, context: Path) -> None:
+    (context / "Dockerfile").write_text("FROM box\nRUN echo $(pwd) > /where\nCOPY large /\n")
+    (context / "large").write_bytes(os.urandom(1 << 20))
+    for stage in STAGES:
+        building = forge.begin("image", "build", "--no-cache", "-t", "gone", str(context))
+        assert building.stderr is not None
+        assert any(f"] {stage}".encode() in line for line in building.stderr), stage
+        forge.kill_daemon()
+        building.communicate(timeout=60)
+        assert building.returncode == 125
+        assert forge.ok("vm", "list", "-q", timeout=60) == ""
+        until(lambda: forge.machine_files() == [], "the end of the builder's files")
+        until(lambda: not [line for line in forge.processes().values() if "qemu" in line], "the end of its machine")
+        left = [path.name for path in (forge.root / "images").iterdir() if path.name.startswith(".") or path.name == "gone"]
+        left += [path.name for path in (forge.root / "cache").rglob("*.new")]
+        assert left == [], stage
+    assert build(forge, context, (context / "Dockerfile").read_text(), name="gone").returncode == 0
+    assert look(forge, "gone", "cat /where") == ["/"]
+
+
 @pytest.mark.timeout(300)
 def test_ctrl_c_and_a_killed_daemon_leave_nothing_of_a_build(forge: World, context: Path) -> None:
     (context / "Dockerfile").write_text("FROM box\nRUN echo begun; sleep 1000\n")
@@ -202,6 +259,22 @@ def test_ctrl_c_and_a_killed_daemon_leave_nothing_of_a_build(forge: World, conte
         until(lambda: forge.machine_files() == [], "the end of the builder's files")
         assert "gone" not in forge.ok("image", "list", "-q").split()
         assert not list((forge.root / "cache").rglob("*.new"))
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.skipif(bool(missing()), reason=missing())
+def test_commands_reach_the_internet_unless_they_are_not_to(shelf: None, context: Path, short_path: Path) -> None:
+    with Internet() as internet:
+        shelve(short_path / "images", "box", box(), config=ImageConfig(env={"PATH": "/bin"}))
+        world = World(short_path, internet.prefix, images_dir=str(short_path / "images"), network="user", memory_mib="192")
+        text = f"FROM box\nRUN (printf 'GET / HTTP/1.0\\r\\n\\r\\n'; sleep 2) | timeout 9 nc {WEB} 8000 > /page\nRUN cat /page\n"
+        bad = build(world, context, text, "--network", "none")
+        assert (bad.returncode, b"Dockerfile:2: RUN (printf" in bad.stderr) == (125, True), bad.stderr.decode()
+        good = build(world, context, text)
+        assert (good.returncode, FAR in good.stderr.decode().splitlines()) == (0, True), good.stderr.decode()
+        again = build(world, context, text + "RUN ls /sys/class/net\n", "--network", "none", name="app2")
+        assert (again.returncode, "as before: RUN (printf" in again.stderr.decode()) == (0, True), again.stderr.decode()
+        world.close()
 
 
 @pytest.mark.timeout(300)

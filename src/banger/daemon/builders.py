@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -33,7 +33,7 @@ WITHOUT = (
 )
 #: Where a script is laid that has an interpreter of its own: in the guest's memory, so no image gets it.
 SCRIPTS, SCRIPT = "/run", "banger-build-script"
-MEET, SYNC = 30.0, 600.0
+MEET, SYNC, QUIET = 30.0, 600.0, 60.0
 SPARE = 64 << 20
 MIB = 1 << 20
 
@@ -52,15 +52,16 @@ class Builder:
         """Make a folder unless it is there."""
         await lay(await self.talk(), unpacking(path, into=True), Packing(Content(into=True)).chunks())
 
-    async def run(self, step: Run, told: Callable[[str], None]) -> Ended:
-        """Run a step's command; how it ended."""
+    async def run(self, step: Run, told: Callable[[Sequence[str]], None]) -> Ended:
+        """Run a step's command, and end what it has left running; how it ended. What it prints is heard in lines, some at a time."""
         argv = step.argv
         if step.script:
             script = Packing(Content(into=True, inline=((SCRIPT, step.script.encode("utf-8", "surrogatepass")),)))
             await lay(await self.talk(), unpacking(SCRIPTS, into=True, mode=0o755), script.chunks())
             argv = (f"{SCRIPTS}/{SCRIPT}",)
-        wanted = {"argv": list(argv), "env": step.env, "cwd": step.workdir, "user": step.user or None}
+        wanted = {"argv": list(argv), "env": {**step.proxies, **step.env}, "cwd": step.workdir, "user": step.user or None}
         found = await run(await self.talk(), wanted, told)
+        await (await self.talk()).request({"op": "quiet"}, timeout=QUIET)
         status, name = found.get("exit"), found.get("signal")
         return Ended(exit=status if isinstance(status, int) else 0, signal=name if isinstance(name, str) else "")
 
@@ -90,14 +91,15 @@ class Builder:
         """Write what its disk holds into a new file, as a root file system."""
         tar = rootfs.with_name("root.tar")
         async with step("read the machine's disk", label):
-            check_room(self.host.files, rootfs.parent, SPARE, f"image {label}")
+            added = self.host.files.used_bytes(own_file(self.host.paths, self.machine.plan.disk))
+            check_room(self.host.files, rootfs.parent, added + SPARE, f"image {label}")
             sink = Sink(tar, self._told())
             try:
                 await fetch(await self.talk(), {"op": "pack", "without": list(WITHOUT)}, sink.write)
             finally:
                 digest = sink.close()
         async with step("make image", f"making {label}"):
-            layer = Layer(path=str(tar), diff_id=digest)
+            layer = Layer(path=str(tar), diff_id=digest, plain=True)
             written = await self.host.rootfs.write(rootfs, [layer], label=label, limits=limits_of(self.host.settings), look=LOOK)
         self.host.files.remove_tree(tar)
         return written

@@ -15,18 +15,20 @@ from pathlib import Path
 
 import msgspec
 
+from banger.daemon import plan as planning
 from banger.daemon.buildcache import BuildCache
-from banger.daemon.builders import Builder, building, copying
+from banger.daemon.builders import SPARE, Builder, building, copying
 from banger.daemon.images import Images, refuse_used
 from banger.daemon.making import own_file
 from banger.daemon.operations import Operations, Progress
 from banger.daemon.vms import Vms
 from banger.host import Host
 from banger.host.buildcontext import Content, Context, digest_of, ignored_in, read_text
-from banger.host.rootfs import Written
+from banger.host.mmdebstrap import check_room
+from banger.host.rootfs import Written, limits_of
 from banger.model.catalog import ImageConfig, ImageManifest
 from banger.model.dockerfile import LONGEST, Dockerfile, parse
-from banger.model.errors import AlreadyExists, BadRequest, BangerError, Busy, NotFound, ToolFailed, WrongState
+from banger.model.errors import AlreadyExists, BadRequest, BangerError, Busy, Cancelled, NotFound, ToolFailed, WrongState
 from banger.model.event import report, step
 from banger.model.ids import valid_artefact_name
 from banger.model.inits import init_of
@@ -68,8 +70,10 @@ class Builds:
         """Make an image of a Dockerfile as an operation; a file that is wrong, and a name that is taken, are told at once."""
         check_given(asked.args)
         self._require_name(asked.name, force=asked.force)
+        if asked.network is not None:
+            planning.known("network", asked.network, list(self.vms.making.resources.networks))
         context = folder(asked.context)
-        file = Path(asked.file) if asked.file else context / "Dockerfile"
+        file = whole(asked.file) if asked.file else context / "Dockerfile"
         made = parse(read_text(file, LONGEST), file=file.name)
         start_of(made, asked.args)
         return self.operations.follow(self.operations.begin("image.build", asked.name, lambda: self._build(asked, made, context, file)))
@@ -89,7 +93,7 @@ class Builds:
             report(f"warning: no ARG has the name of the build argument {name}")
         base = await self.images.need(start_of(made, asked.args))
         async with step("read the context", str(context)):
-            work = await asyncio.to_thread(self._work_out, made, base, asked.args, Context(context, ignored_in(context, file)))
+            work = await self._read_context(asked, made, base, context, file)
         known = self._known(work) if asked.cache else None
         if known is not None:
             report(f"nothing has changed since image {known.name} was made")
@@ -99,19 +103,31 @@ class Builds:
             manifest = await self._manifest(asked.name, "build", base, work.recipe.config, written, staging)
             return await self._publish(msgspec.structs.replace(manifest, recipe=work.whole), staging, force=asked.force)
 
-    def _work_out(self, made: Dockerfile, base: ImageManifest, args: Mapping[str, str], context: Context) -> Work:
+    async def _read_context(self, asked: BuildSpec, made: Dockerfile, base: ImageManifest, context: Path, file: Path) -> Work:
+        """In a thread, which ends soon after nobody waits for it any more, and with more than an image may have."""
+        reading = Reading(limits_of(self.host.settings).size)
+
+        def work() -> Work:
+            return self._work_out(made, base, asked.args, Context(context, ignored_in(context, file), reading.hear), reading)
+
+        try:
+            return await asyncio.to_thread(work)
+        finally:
+            reading.over = True
+
+    def _work_out(self, made: Dockerfile, base: ImageManifest, args: Mapping[str, str], context: Context, reading: Reading) -> Work:
         """All that can be known before anything is done; reads what is going to be copied."""
         found = recipe(made, base.config, args)
         contents: dict[int, tuple[Content, str]] = {}
         key, keys = first_key(base.digest, ImageConfig()), []
         for place, each in enumerate(found.steps):
             if isinstance(each, Copy):
-                contents[place] = self._content(made, each, context)
+                contents[place] = self._content(made, each, context, reading)
             key = next_key(key, each, contents[place][1] if place in contents else "")
             keys.append(key)
         return Work(made=made, base=base, recipe=found, contents=contents, keys=tuple(keys), whole=whole_key(key, found.config, base.kernel))
 
-    def _content(self, made: Dockerfile, each: Copy, context: Context) -> tuple[Content, str]:
+    def _content(self, made: Dockerfile, each: Copy, context: Context, reading: Reading) -> tuple[Content, str]:
         """What a step copies, and its digest. A source that a variable had a part in is called by its place only."""
 
         def named(source: str) -> str:
@@ -121,7 +137,7 @@ class Builds:
             content = context.content(each.sources, into=each.into, unpack=each.unpack, named=named)
             inline = tuple((file.name, file.text.encode("utf-8", "surrogatepass")) for file in each.files)
             content = msgspec.structs.replace(content, inline=inline)
-            return content, digest_of(content)
+            return content, digest_of(content, reading.hear)
         except (BangerError, OSError) as error:
             raise told(made, each, error) from error
 
@@ -137,17 +153,21 @@ class Builds:
 
     async def _perform(self, asked: BuildSpec, work: Work, rootfs: Path) -> Written:
         """Do the steps that are not known, and write what comes of all of them."""
+        check_room(self.host.files, rootfs.parent, 2 * work.base.used_bytes + SPARE, f"image {asked.name}")
         last = self.cache.last(work.keys) if asked.cache else None
         seed = copying(self.host, self.cache.path(work.keys[last])) if last is not None else None
         spec = VmSpec(
             name=f"build-{self.host.clock.random(4).hex()}",
             image=work.base.name,
             disk="overlay",
+            network=asked.network,
             vcpu=asked.vcpu,
             memory_mib=asked.memory_mib,
             rm=True,
         )
         async with building(self.host, self.vms, spec, seed) as builder:
+            if builder.machine.plan.image_digest != work.base.digest:
+                raise Busy(f"image {work.base.name} was replaced while the build began", hint="build again")
             begin = 0 if last is None else last + 1
             for place in range(begin):
                 report(f"| step {place + 1} of {len(work.steps)}, as before: {work.steps[place].shown}")
@@ -172,7 +192,7 @@ class Builds:
                 raise told(work.made, each, error) from error
 
     async def _run(self, each: Run, builder: Builder) -> None:
-        ended = await builder.run(each, lambda line: report(f"| {line}"))
+        ended = await builder.run(each, lambda lines: report("\n".join(f"| {line}" for line in lines)))
         if ended.trouble:
             raise ToolFailed(f"{each.shown}: {ended.trouble}", hint="what it printed is above; the steps before it are not done again")
 
@@ -257,6 +277,22 @@ class Builds:
         return msgspec.structs.replace(layers, removed=layers.removed + steps.removed, removed_bytes=layers.removed_bytes + steps.removed_bytes)
 
 
+class Reading:
+    """Of a context: how much of it may still be read. `over`: nobody waits for it any more."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = self.left = limit
+        self.over = False
+
+    def hear(self, size: int) -> None:
+        """So much more was read; Cancelled, or BadRequest, when there shall be no more."""
+        self.left -= size
+        if self.over:
+            raise Cancelled("nobody waits for the context any more")
+        if self.left < 0:
+            raise BadRequest(f"more is copied than an image may hold ({self.limit} bytes)", hint="leave something out by a .dockerignore")
+
+
 class Staged:
     """A staging folder for the length of a block, and what it was exchanged for."""
 
@@ -279,9 +315,14 @@ def told(made: Dockerfile, each: AnyStep, error: BaseException) -> BangerError:
 
 def folder(path: str) -> Path:
     """A context; BadRequest when it is not a whole path, NotFound when it is no folder that can be read."""
-    if not path.startswith("/") or "\0" in path:
-        raise BadRequest(f"the path {path!r} does not begin with '/'", hint="give the whole path")
     with suppress(OSError):
-        if Path(path).is_dir():
+        if whole(path).is_dir():
             return Path(path)
     raise NotFound(f"there is no folder {path}", hint="name the folder with what is copied")
+
+
+def whole(path: str) -> Path:
+    """A path that says where it begins: the daemon is somewhere else than who asks."""
+    if not path.startswith("/") or "\0" in path:
+        raise BadRequest(f"the path {path!r} does not begin with '/'", hint="give the whole path")
+    return Path(path)

@@ -6,7 +6,7 @@ A command may take as long as it likes, since whoever waits for it can take it b
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -18,36 +18,42 @@ from banger.model.errors import GuestFailed, TimedOut
 SILENCE = 600.0
 #: Bytes of a line; what is longer is told in pieces.
 LONGEST_LINE = 4096
+#: Lines that are told at once: a frame of nothing but ends of lines is then some hundred events.
+MOST_LINES = 256
 
 
 class Lines:
-    """Bytes that become lines, which `told` hears; undecodable ones are shown as such, and of a line that is overwritten only the last state counts."""
+    """Bytes that become lines, which `told` hears, many at once where they come fast, so that whoever is told can keep up.
 
-    def __init__(self, told: Callable[[str], None]) -> None:
+    Undecodable bytes are shown as such; of a line that is overwritten only the last state counts.
+    """
+
+    def __init__(self, told: Callable[[Sequence[str]], None]) -> None:
         self.told, self.rest = told, b""
 
     def feed(self, data: bytes) -> None:
         """Some more."""
         *lines, self.rest = (self.rest + data).split(b"\n")
-        for line in lines:
-            self._tell(line)
         while len(self.rest) >= LONGEST_LINE:
-            self._tell(self.rest[:LONGEST_LINE])
+            lines.append(self.rest[:LONGEST_LINE])
             self.rest = self.rest[LONGEST_LINE:]
+        for at in range(0, len(lines), MOST_LINES):
+            self.told([shown(line) for line in lines[at : at + MOST_LINES]])
 
     def end(self) -> None:
         """What came without a line's end."""
         if self.rest:
-            self._tell(self.rest)
+            self.told([shown(self.rest)])
         self.rest = b""
 
-    def _tell(self, line: bytes) -> None:
-        text = line.rstrip(b"\r").rpartition(b"\r")[2].decode("utf-8", "backslashreplace")
-        self.told(text)
+
+def shown(line: bytes) -> str:
+    """A line as people see it."""
+    return line.rstrip(b"\r").rpartition(b"\r")[2].decode("utf-8", "backslashreplace")
 
 
-async def run(conversation: Conversation, request: Mapping[str, object], told: Callable[[str], None]) -> dict[str, object]:
-    """Run a command to its end; `told` hears each line that it prints. Its result: `exit` or `signal`. NoCommand, NotFound when it does not start."""
+async def run(conversation: Conversation, request: Mapping[str, object], told: Callable[[Sequence[str]], None]) -> dict[str, object]:
+    """Run a command to its end; `told` hears the lines that it prints. Its result: `exit` or `signal`. NoCommand, NotFound when it does not start."""
     lines = {wire.DATA: Lines(told), wire.STDERR: Lines(told)}
     stream = await conversation.open({"op": "exec", "tty": None, "stdin": False, **request})
     try:

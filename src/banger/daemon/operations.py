@@ -46,7 +46,7 @@ class Running(Generic[T]):
 
     def hear(self, event: Event) -> None:
         """A listener for model.event."""
-        self.seen = msgspec.structs.replace(self.seen, stage=event.stage, detail=event.detail)
+        self.seen = msgspec.structs.replace(self.seen, stage=event.stage, detail=event.detail.rpartition("\n")[2])
         self.events.append(event)
         self.changed.set()
 

@@ -15,20 +15,24 @@ import stat
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 import msgspec
 
 from banger.host.inflate import unpacked
-from banger.model.dockerignore import Ignored, compiled, parse_ignored
+from banger.model.dockerignore import Ignored, compiled_name, parse_ignored
 from banger.model.errors import BadRequest, Corrupt, NotFound
 
 CHUNK = 1 << 20
 BLOCK = 512
 MAGIC = (257, b"ustar")
 BZIP2, XZ = b"BZh", b"\xfd7zXZ"
-#: Entries of one COPY.
-MOST = 1_000_000
+#: Entries of one COPY, and how many folders one may be below another.
+MOST, DEEPEST = 1_000_000, 256
+#: Bytes of a .dockerignore; what unpacking an xz archive may take: its strongest preset takes 65 MiB.
+LONGEST, XZ_MEMORY = 1 << 20, 128 << 20
+Heard = Callable[[int], None]
+"""Hears how many more bytes were read, often; may raise to end the reading."""
 
 
 class Picked(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,7 +61,7 @@ def ignored_in(context: Path, dockerfile: Path) -> Ignored:
     """What `DOCKERFILE.dockerignore`, or else the `.dockerignore` of the context, leaves out."""
     for place in (dockerfile.with_name(f"{dockerfile.name}.dockerignore"), context / ".dockerignore"):
         try:
-            return parse_ignored(place.read_text("utf-8", "surrogateescape"), file=str(place))
+            return parse_ignored(regular(place, LONGEST).decode("utf-8", "surrogateescape"), file=str(place))
         except (FileNotFoundError, NotADirectoryError):
             continue
     return Ignored()
@@ -66,8 +70,8 @@ def ignored_in(context: Path, dockerfile: Path) -> Ignored:
 class Context:
     """A folder, and what of it counts."""
 
-    def __init__(self, folder: Path, ignored: Ignored) -> None:
-        self.folder, self.ignored = folder.resolve(), ignored
+    def __init__(self, folder: Path, ignored: Ignored, heard: Heard = lambda _: None) -> None:
+        self.folder, self.ignored, self.heard = folder.resolve(), ignored, heard
 
     def content(self, sources: Sequence[str], *, into: bool, unpack: bool, named: Callable[[str], str]) -> Content:
         """What these patterns mean; NotFound for one that fits nothing. `named` is how a source is called in an error."""
@@ -112,7 +116,7 @@ class Context:
 
     def _named(self, folder: str, part: str) -> list[str]:
         try:
-            pattern = compiled(part)
+            pattern = compiled_name(part)
         except ValueError as error:
             raise BadRequest(f"{part[:100]!r} is no pattern: {error}") from None
         try:
@@ -128,6 +132,9 @@ class Context:
     def _below(self, path: Path, name: str, prefix: str) -> list[Picked]:
         """All that counts in a folder, a folder before what is in it. `name` is from the context, `prefix` from the target."""
         found: list[Picked] = []
+        self.heard(0)
+        if prefix.count("/") > DEEPEST:
+            raise BadRequest(f"{path} is more than {DEEPEST} folders deep")
         with os.scandir(path) as entries:
             listed = sorted(entries, key=lambda entry: entry.name)
         for entry in listed:
@@ -164,13 +171,47 @@ def plain(path: Path) -> Iterator[bytes]:
         head = file.read(8)
         file.seek(0)
         if head.startswith(BZIP2):
-            with bz2.open(file) as reader:
-                yield from iter(lambda: reader.read(CHUNK), b"")
+            yield from streams(file, bz2.BZ2Decompressor)
         elif head.startswith(XZ):
-            with lzma.open(file) as reader:
-                yield from iter(lambda: reader.read(CHUNK), b"")
+            yield from streams(file, lambda: lzma.LZMADecompressor(memlimit=XZ_MEMORY))
         else:
             yield from unpacked(file, str(path))
+
+
+class Unpacker(Protocol):
+    """As `bz2` and `lzma` have them."""
+
+    @property
+    def eof(self) -> bool:
+        """Whether the stream has ended."""
+
+    @property
+    def needs_input(self) -> bool:
+        """Whether there is no more to be had without more."""
+
+    @property
+    def unused_data(self) -> bytes:
+        """What came after the end."""
+
+    def decompress(self, data: bytes, max_length: int = -1) -> bytes:
+        """Some more of it."""
+
+
+def streams(file: BinaryIO, make: Callable[[], Unpacker]) -> Iterator[bytes]:
+    """What one or more streams unpack to, never more than a chunk at once; EOFError when the last is cut."""
+    unpacker, data = make(), b""
+    while True:
+        if unpacker.eof:
+            data = (unpacker.unused_data or file.read(CHUNK)).lstrip(b"\0")
+            if not data:
+                return
+            unpacker = make()
+        elif unpacker.needs_input:
+            data = file.read(CHUNK)
+            if not data:
+                raise EOFError("it ends too early")
+        yield unpacker.decompress(data, CHUNK)
+        data = b""
 
 
 class Packing:
@@ -192,7 +233,7 @@ class Packing:
         for name, text in self.content.inline:
             head = tarfile.TarInfo(name)
             head.size, head.mode = len(text), 0o644
-            self._count(name, stat.S_IFREG | head.mode, "")
+            self._count(name, stat.S_IFREG | head.mode, "", head.size)
             self._hash.update(text)
             yield from (header(head), text, bytes(-len(text) % BLOCK))
         yield bytes(2 * BLOCK)
@@ -204,15 +245,18 @@ class Packing:
 
     def _archive(self, archive: Unpacked) -> Iterator[bytes]:
         self._count("", 0, "archive")
+        size = 0
         try:
             for chunk in plain(Path(archive.path)):
                 self._hash.update(chunk)
+                size += len(chunk)
                 yield chunk
+            self._hash.update(size.to_bytes(8, "big"))
         except (OSError, EOFError, lzma.LZMAError) as error:
             raise Corrupt(f"{archive.path} cannot be unpacked: {error}") from error
 
-    def _count(self, name: str, mode: int, link: str) -> None:
-        for word in (name, f"{mode:o}", link):
+    def _count(self, name: str, mode: int, link: str, size: int = 0) -> None:
+        for word in (name, f"{mode:o}", link, str(size)):
             data = os.fsencode(word)
             self._hash.update(len(data).to_bytes(8, "big") + data)
 
@@ -224,10 +268,11 @@ class Packing:
             raise NotFound(f"{picked.path} has gone while the build read the context") from error
         head = tarfile.TarInfo(picked.name)
         head.mode, head.mtime, head.linkname = stat.S_IMODE(status.st_mode), int(status.st_mtime), link
-        self._count(picked.name, status.st_mode, link)
         if stat.S_ISREG(status.st_mode):
             yield from self._file(picked, head)
-        elif stat.S_ISDIR(status.st_mode) or link:
+            return
+        self._count(picked.name, status.st_mode, link)
+        if stat.S_ISDIR(status.st_mode) or link:
             head.type = tarfile.SYMTYPE if link else tarfile.DIRTYPE
             yield header(head)
         elif not stat.S_ISSOCK(status.st_mode):
@@ -239,7 +284,10 @@ class Packing:
         except FileNotFoundError as error:
             raise NotFound(f"{picked.path} has gone while the build read the context") from error
         with file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise Corrupt(f"{picked.path} was replaced while the build read the context")
             head.size = left = os.fstat(file.fileno()).st_size
+            self._count(picked.name, stat.S_IFREG | head.mode, "", head.size)
             yield header(head)
             while left:
                 chunk = file.read(min(left, CHUNK))
@@ -248,7 +296,6 @@ class Packing:
                 left -= len(chunk)
                 self._hash.update(chunk)
                 yield chunk
-        self._hash.update(head.size.to_bytes(8, "big"))
         yield bytes(-head.size % BLOCK)
 
 
@@ -257,32 +304,37 @@ def header(head: tarfile.TarInfo) -> bytes:
     return head.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape")
 
 
-def digest_of(content: Content) -> str:
+def digest_of(content: Content, heard: Heard = lambda _: None) -> str:
     """The digest of what a step copies; reads all of it."""
     packing = Packing(content)
-    for _ in packing.chunks():
-        pass
-    for archive in packing.archives():
-        for _ in archive:
-            pass
+    for chunks in ((packing.chunks(),), packing.archives()):
+        for each in chunks:
+            for chunk in each:
+                heard(len(chunk))
     return packing.digest
+
+
+def regular(path: Path, longest: int) -> bytes:
+    """A file's bytes; OSError, or BadRequest when it is no file or has more than `longest`. Never waits, as the reader of a pipe would."""
+    with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise BadRequest(f"{path} is no file")
+        data = file.read(longest + 1)
+    if len(data) > longest:
+        raise BadRequest(f"{path} has more than {longest} bytes")
+    return data
 
 
 def read_text(path: Path, longest: int) -> str:
     """A Dockerfile; NotFound, or BadRequest when it is none."""
     try:
-        with path.open("rb") as file:
-            data = file.read(longest + 1)
+        return regular(path, longest).decode("utf-8")
     except (FileNotFoundError, NotADirectoryError):
         raise NotFound(f"there is no {path}", hint="name the Dockerfile with --file") from None
-    except IsADirectoryError:
-        raise BadRequest(f"{path} is a folder", hint="name the Dockerfile with --file") from None
-    if len(data) > longest:
-        raise BadRequest(f"{path} has more than {longest} bytes")
-    try:
-        return data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise BadRequest(f"{path} is not UTF-8: {error}") from None
+    except OSError as error:
+        raise BadRequest(f"{path} cannot be read: {error.strerror}") from None
 
 
 class Sink:

@@ -90,8 +90,8 @@ def _require_sound(file: BundledFile, folders: Sequence[tuple[str, str]], what: 
 
 
 def own(image: ImageManifest) -> ImageManifest:
-    """An image as it is once its bytes are banger's own, wherever they came from."""
-    return msgspec.structs.replace(image, file="", stamp=(0, 0))
+    """An image as it is once its bytes are banger's own, wherever they came from. Of which build it is nobody is believed but this host's builds."""
+    return msgspec.structs.replace(image, file="", stamp=(0, 0), recipe="")
 
 
 def content_name(bundle: Bundle, digest: str) -> str:

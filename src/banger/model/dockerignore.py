@@ -7,41 +7,63 @@ takes back what earlier lines have left out, and of all lines that match a path 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from banger.model.errors import BadRequest
 
-#: Lines of a .dockerignore.
-MOST = 10_000
+#: Lines of a .dockerignore, and characters of one.
+MOST, LONGEST = 10_000, 4096
+#: Where a name ends; a folder on the way.
+END, FOLDERS = r"(?=/|\Z)", "(?:[^/]++/)"
+
+
+def segment(part: str) -> str:
+    """One name's pattern as a regular expression that ends where the name ends; ValueError when it is malformed.
+
+    What stands between two stars is found where it comes first, which is as good as anywhere else: so nothing is tried twice.
+    """
+    chunks, at = [""], 0
+    while at < len(part):
+        char = part[at]
+        at += 1
+        if char == "*":
+            chunks.append("")
+        elif char == "?":
+            chunks[-1] += "[^/]"
+        elif char == "[":
+            group, at = _group(part, at)
+            chunks[-1] += group
+        elif char == "\\":
+            if at == len(part):
+                raise ValueError("it ends with a backslash")
+            chunks[-1], at = chunks[-1] + re.escape(part[at]), at + 1
+        else:
+            chunks[-1] += re.escape(char)
+    first, *more = chunks
+    if not more:
+        return f"{first}{END}"
+    between = "".join(f"(?>[^/]*?{chunk})" for chunk in more[:-1] if chunk)
+    return f"(?>{first}{between}[^/]*{more[-1]}{END})"
 
 
 def translate(pattern: str) -> str:
-    """A pattern as a regular expression for whole paths; ValueError when it is malformed."""
-    made, at = "", 0
-    while at < len(pattern):
-        char = pattern[at]
-        if pattern.startswith("**", at):
-            at += 2
-            if pattern.startswith("/", at):
-                made, at = made + "(?:.*/)?", at + 1
-            else:
-                made += ".*"
-            continue
-        at += 1
-        if char == "*":
-            made += "[^/]*"
-        elif char == "?":
-            made += "[^/]"
-        elif char == "[":
-            group, at = _group(pattern, at)
-            made += group
-        elif char == "\\":
-            if at == len(pattern):
-                raise ValueError("it ends with a backslash")
-            made, at = made + re.escape(pattern[at]), at + 1
-        else:
-            made += re.escape(char)
-    return made
+    """A pattern of whole paths as a regular expression; ValueError when it is malformed. Folders between two `**` are found where they come first."""
+    groups: list[list[str]] = [[]]
+    parts = pattern.split("/")
+    for place, part in enumerate(parts, 1):
+        if part.startswith("**"):
+            groups.append([])
+        name = part.lstrip("*") if part.startswith("**") else part
+        if "**" in (name.rstrip("*") if place == len(parts) else name):
+            raise ValueError("** stands for whole folders: **/name")
+        if name:
+            groups[-1].append(segment(name))
+    first, *more = ["/".join(group) for group in groups]
+    if not more:
+        return first
+    made = f"{first}/" if first else ""
+    made += "".join(f"(?>{FOLDERS}*?{group})/" for group in more[:-1] if group)
+    return made + (f"{FOLDERS}*{more[-1]}" if more[-1] else ".*")
 
 
 def _group(pattern: str, at: int) -> tuple[str, int]:
@@ -72,7 +94,18 @@ def _character(pattern: str, at: int) -> tuple[str, int]:
 
 def compiled(pattern: str) -> re.Pattern[str]:
     """A pattern for whole paths; ValueError when it is malformed."""
-    return re.compile(rf"(?:{translate(pattern)})\Z", re.DOTALL)
+    return _compiled(pattern, translate)
+
+
+def compiled_name(pattern: str) -> re.Pattern[str]:
+    """A pattern for one name, where two stars are as one; ValueError when it is malformed."""
+    return _compiled(pattern, segment)
+
+
+def _compiled(pattern: str, translated: Callable[[str], str]) -> re.Pattern[str]:
+    if len(pattern) > LONGEST:
+        raise ValueError(f"it has more than {LONGEST} characters")
+    return re.compile(rf"(?:{translated(pattern)})\Z", re.DOTALL)
 
 
 class Ignored:
@@ -96,7 +129,7 @@ class Ignored:
 def parse_ignored(text: str, *, file: str) -> Ignored:
     """A `.dockerignore`; BadRequest names file and line of a pattern that is malformed."""
     lines = []
-    for number, line in enumerate(text.removeprefix("\ufeff").splitlines(), 1):
+    for number, line in enumerate(text.removeprefix("\ufeff").split("\n"), 1):
         pattern = line.strip()
         if not pattern or line.startswith("#"):
             continue

@@ -37,6 +37,7 @@ class BuildSpec(msgspec.Struct, frozen=True, kw_only=True):
     args: Mapping[str, str]
     cache: bool = True
     force: bool = False
+    network: str | None = None
     vcpu: int | None = None
     memory_mib: int | None = None
 
@@ -56,11 +57,15 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, tag_field="step"):
 
 
 class Run(Step, frozen=True, kw_only=True, tag="run"):
-    """A command, and the script that is laid down for it, if that has an interpreter of its own. `user` empty: root."""
+    """A command, and the script that is laid down for it, if that has an interpreter of its own. `user` empty: root.
+
+    `proxies` are given to it as well; how a build gets at what it fetches makes no difference to what comes out.
+    """
 
     argv: tuple[str, ...]
     script: str = ""
     env: dict[str, str]
+    proxies: dict[str, str]
     workdir: str
     user: str
 
@@ -142,14 +147,15 @@ class _Cook:
     def __init__(self, made: Dockerfile, base: ImageConfig, given: Mapping[str, str]) -> None:
         self.made, self.config, self.given = made, base, given
         self.globals = globals_of(made, given)
-        self.arguments = {name: value for name, value in given.items() if name in PROXIES}
+        self.proxies = {name: value for name, value in given.items() if name in PROXIES}
+        self.arguments: dict[str, str] = {}
         self.steps: list[AnyStep] = []
         self.has_cmd = False
 
     @property
     def variables(self) -> dict[str, str]:
         """What stands for what in a line; ENV wins over ARG."""
-        return {"PATH": PATH, **self.arguments, **self.config.env}
+        return {"PATH": PATH, **self.proxies, **self.arguments, **self.config.env}
 
     def take(self, one: Instruction) -> None:
         """One more instruction."""
@@ -231,7 +237,17 @@ class _Cook:
         if one.documents and one.words is None:
             argv, script = self._scripted(one)
         config, env = self.config, {**self.arguments, **self.config.env}
-        return Run(line=one.line, shown=one.shown, argv=argv, script=script, env=env, workdir=config.workdir or "/", user=config.user)
+        proxies = {name: value for name, value in self.proxies.items() if name not in env}
+        return Run(
+            line=one.line,
+            shown=one.shown,
+            argv=argv,
+            script=script,
+            env=env,
+            proxies=proxies,
+            workdir=config.workdir or "/",
+            user=config.user,
+        )
 
     def _scripted(self, one: Instruction) -> tuple[tuple[str, ...], str]:
         """A line that is nothing but a here-document is a script; of any other the shell itself reads its here-documents."""
@@ -347,7 +363,8 @@ def first_key(base: str, base_config: ImageConfig) -> str:
 
 def next_key(key: str, step: AnyStep, content: str) -> str:
     """The key after a step; `content` is the digest of what it copies. Where the step stands in the file changes nothing."""
-    return _digest(key, msgspec.json.encode(msgspec.structs.replace(step, line=0, shown=""), order="sorted").decode(), content)
+    plain = msgspec.structs.replace(step, line=0, shown="", **({"proxies": {}} if isinstance(step, Run) else {}))
+    return _digest(key, msgspec.json.encode(plain, order="sorted").decode(), content)
 
 
 def whole_key(key: str, config: ImageConfig, kernel: str) -> str:

@@ -66,6 +66,7 @@ def build(
     file: str | None = None,
     build_args: dict[str, str] | None = None,
     cache: bool = True,
+    network: str | None = None,
     vcpu: int | None = None,
     memory_mib: int | None = None,
     force: bool = False,
@@ -73,7 +74,17 @@ def build(
     """Make an image as a Dockerfile says, with the files of a folder, in a machine of its own; what earlier builds did is not done again."""
     from banger.model.recipe import BuildSpec
 
-    asked = BuildSpec(name=name, file=file or "", context=context, args=build_args or {}, cache=cache, force=force, vcpu=vcpu, memory_mib=memory_mib)
+    asked = BuildSpec(
+        name=name,
+        file=file or "",
+        context=context,
+        args=build_args or {},
+        cache=cache,
+        force=force,
+        network=network,
+        vcpu=vcpu,
+        memory_mib=memory_mib,
+    )
     return daemon.builds.build(asked)
 
 

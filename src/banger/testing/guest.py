@@ -154,7 +154,7 @@ class _Talk:
         elif op == "info":
             info = {"boot_id": self.guest.boot_id, "uptime_ms": 1, "kernel": "6.1.0", "init": "agent", "booted": self.guest.booted}
             await self._end(number, {"ok": info})
-        elif op in ("ping", "sync", "poweroff"):
+        elif op in ("ping", "sync", "quiet", "poweroff"):
             await self._end(number, {"ok": {}})
             if op == "poweroff" and self.guest.poweroff_works:
                 self.guest.power_off()

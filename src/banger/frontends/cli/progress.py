@@ -40,7 +40,11 @@ class Progress:
             return
         event = found.get("event")
         if isinstance(event, dict):
-            self._event(str(event.get("stage", "")), clean(str(event.get("detail", ""))), _amount(event))
+            stage, detail = str(event.get("stage", "")), str(event.get("detail", ""))
+            if detail.startswith("| "):
+                self._printed(detail.split("\n"))
+            else:
+                self._event(stage, clean(detail), _amount(event))
 
     def _event(self, stage: str, detail: str, amount: str) -> None:
         if stage == "plan" and detail.startswith("spec: "):
@@ -50,10 +54,6 @@ class Progress:
         if detail.startswith(("warning: ", "note: ")):
             self.drop()
             talk(fold(detail))
-            return
-        if detail.startswith("| "):  # what a command of a build prints
-            self._keep()
-            talk(detail[2:])
             return
         changed = stage != self.stage
         if changed:
@@ -65,6 +65,12 @@ class Progress:
         elif changed or monotonic() - self.said >= QUIET_SECONDS:
             self.said = monotonic()
             talk(f"[{clean(self.title)}] {self.text}")
+
+    def _printed(self, lines: list[str]) -> None:
+        """What a command of a build prints: each of its lines comes after "| "."""
+        self._keep()
+        for line in lines:
+            talk(clean(line[2:]))
 
     def tick(self) -> None:
         """Redraw the live line."""

@@ -107,6 +107,9 @@ PARAMETERS = {
     "image.build.file": Shown("the Dockerfile (default: the one in the folder)", "FILE", short="f"),
     "build_args": Shown("what an ARG of the Dockerfile is to be (may repeat)", "KEY=VALUE", name="build-arg"),
     "cache": Shown("do every step, whatever earlier builds did"),
+    "image.build.network": Shown(
+        "what the commands reach: user, bridge, or none; it makes no difference to what is done again", "KIND", choices=("user", "bridge", "none")
+    ),
     "image.build.vcpu": Shown("virtual CPUs of the machine that builds (default: as for any)", "N"),
     "image.build.memory_mib": Shown("its memory: 2G; a bare number is MiB (default: as for any)", "SIZE", name="memory", unit=MIB),
     "image.build.force": Shown("replace an image of that name, whatever made it, that no machine uses"),
