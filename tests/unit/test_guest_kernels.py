@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from banger.backends import load
+from banger.backends.guestkernels import left_out
 from banger.daemon.artefacts import Shelf
 from banger.daemon.boots import MODULES
 from banger.daemon.images import Kernels
@@ -25,6 +26,7 @@ from banger.host.archive import RealArchive, unpacked_kernel
 from banger.host.kernelfile import kernel_facts
 from banger.model.catalog import KernelEntry, KernelManifest, KernelPart
 from banger.model.errors import AlreadyExists, BadRequest, BangerError, Corrupt, NotFound
+from banger.model.event import Event
 from banger.model.kernels import NEEDS, configured, judge, unfit
 from banger.testing import FakeHost
 from tests.elf import kernel, module
@@ -124,7 +126,8 @@ class Place:
         return place
 
     async def take(self, path: Path, name: str = "mine", *, force: bool = False) -> KernelManifest:
-        *_, made = [item async for item in self.kernels.take(name, file=str(path), force=force)]
+        *events, made = [item async for item in self.kernels.take(name, file=str(path), force=force)]
+        self.told = [event.detail for event in events if isinstance(event, Event)]
         assert isinstance(made, KernelManifest)
         return made
 
@@ -160,7 +163,7 @@ async def test_a_bzimage_is_unpacked(place: Place) -> None:
     assert made.digest == f"sha256:{hashlib.sha256(plain).hexdigest()}"
 
 
-async def test_a_folder_has_kernel_configuration_modules_and_initrd(place: Place) -> None:
+async def test_a_folder_has_kernel_configuration_and_modules_and_its_initrd_is_left_out(place: Place) -> None:
     place.put("boot/vmlinuz-6.1.0-test", kernel())
     place.put("boot/config-6.1.0-test", GOOD.replace("=y", "=m").replace("INITRD=m", "INITRD=y").encode())
     place.put("boot/config-5.0", b"")
@@ -174,10 +177,11 @@ async def test_a_folder_has_kernel_configuration_modules_and_initrd(place: Place
         await place.take(place.home)
     place.put("boot/config-6.1.0-test", GOOD.replace("OVERLAY_FS=y", "OVERLAY_FS=m").encode())
     made = await place.take(place.home)
+    assert left_out(f"{place.home}/boot/initrd.img-6.1.0-test") in place.told
     assert made.lacks == {}
     assert "overlay" not in made.builtin
     assert place.seen() == [
-        *("mine/config", "mine/initrd.img", "mine/manifest.json"),
+        *("mine/config", "mine/manifest.json"),
         *sorted(f"mine/modules/kernel/{name}.ko" for name in PARTS),
         "mine/vmlinux",
     ]
@@ -273,7 +277,7 @@ async def test_an_archive_of_the_catalog_becomes_a_kernel(place: Place, pack: Ca
     place.offer(pack(archive(*WHOLE)))
     made = await place.kernels.need("mine")
     assert made.source == "tarball"
-    assert place.seen() == ["mine/config", "mine/initrd.img", "mine/manifest.json", "mine/modules/kernel/extra.ko", "mine/vmlinux"]
+    assert place.seen() == ["mine/config", "mine/manifest.json", "mine/modules/kernel/extra.ko", "mine/vmlinux"]
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,11 @@ LISTS = ("modules.builtin", "modules.builtin.modinfo", "modules.order")
 PACKED = (".gz", ".xz", ".zst")
 
 
+def left_out(initrd: str) -> str:
+    """What is said of an initrd beside a kernel. It would be in the way: its /init is not the agent, and what it holds takes memory and time."""
+    return f"note: {initrd} is left out: machines boot an initramfs of banger's, made of its agent and the kernel's modules"
+
+
 def wanted_module(name: PurePosixPath) -> bool:
     """Whether a file in a folder of modules is a module or a list, by its name."""
     plain = name.with_suffix("") if name.suffix in PACKED else name

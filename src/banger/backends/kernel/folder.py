@@ -1,4 +1,4 @@
-"""Kernels from this host's own files: a vmlinux, or a bzImage, which is unpacked; with a configuration, modules and an initrd where they lie beside it.
+"""Kernels from this host's own files: a vmlinux, or a bzImage, which is unpacked; with a configuration and modules where they lie beside it.
 
 The user's files are copied first and looked at then. Owns the part's folder while it is being made; whatever goes wrong, `ensure` removes it.
 """
@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 import msgspec
 
-from banger.backends.guestkernels import LARGEST_CONFIG, LIMIT, finish, wanted_module
+from banger.backends.guestkernels import LARGEST_CONFIG, LIMIT, finish, left_out, wanted_module
 from banger.backends.sources import KernelMaker
 from banger.host import Host
 from banger.host.mmdebstrap import check_room
@@ -25,7 +25,6 @@ KERNELS = ("vmlinux", "bzImage", "Image", "vmlinuz", "vmlinux-*", "vmlinuz-*")
 PLACES = ("", "boot", "arch/x86/boot", "arch/arm64/boot")
 CONFIGS = ("config", "config-*", ".config", "boot/config-*")
 INITRDS = ("initrd.img", "initrd.img-*", "initramfs-*", "boot/initrd.img-*", "boot/initramfs-*")
-LARGEST_INITRD = 512 << 20
 
 
 class Found(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,7 +57,7 @@ class FolderKernel(KernelMaker):
         if found.config is not None:
             self._copy(found.config, into / "config", LARGEST_CONFIG)
         if found.initrd is not None:
-            self._copy(found.initrd, into / "initrd.img", LARGEST_INITRD)
+            report(left_out(str(found.initrd)))
         if found.modules is not None:
             await self._copy_modules(found.modules, into / "modules", f"kernel {part.entry.name}")
         made = await finish(self.host, part, image)

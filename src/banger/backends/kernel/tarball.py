@@ -1,4 +1,4 @@
-"""Kernels from a tar archive on the web: `vmlinux`, and beside it `config`, `initrd.img` and `modules/`. Anything else in it, and it is refused.
+"""Kernels from a tar archive on the web: `vmlinux`, and beside it `config`, `modules/` and an `initrd.img`, which is left out. Anything else: refused.
 
 The archive is what its SHA-256 says before anything of it is unpacked. Owns the part's folder while it is being made; whatever goes wrong, `ensure`
 removes it.
@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from banger.backends.bundled import require
 from banger.backends.downloads import fetch
-from banger.backends.guestkernels import LIMIT, finish, wanted_module
+from banger.backends.guestkernels import LIMIT, finish, left_out, wanted_module
 from banger.backends.sources import KernelMaker
 from banger.host import Host
 from banger.host.mmdebstrap import check_room
@@ -50,9 +50,11 @@ class TarballKernel(KernelMaker):
         files.remove_tree(tar)
         if not (taken / "vmlinux").exists():
             raise Corrupt(f"kernel {part.entry.name}: there is no vmlinux in the archive")
-        for name in ("config", "initrd.img", "modules"):
+        for name in ("config", "modules"):
             if (taken / name).exists():
                 (taken / name).rename(into / name)
+        if (taken / "initrd.img").exists():
+            report(left_out("initrd.img"))
         made = await finish(self.host, part, taken / "vmlinux")
         files.remove_tree(build)
         return made

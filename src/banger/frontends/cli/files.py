@@ -20,11 +20,8 @@ def register(given: Given) -> int:
 
 
 def take_kernel(given: Given) -> int:
-    """Import a kernel; print its name, and what will not work with it."""
-    found = calls.one(_with_file(given, "file", "--from"))
-    lacks = found.get("lacks") if isinstance(found, dict) else None
-    for name, lost in lacks.items() if isinstance(lacks, dict) else ():
-        talk(f"note: it lacks {clean(str(name))}: {clean(str(lost))}")
+    """Import a kernel; print its name. What will not work with it is among what is told meanwhile."""
+    calls.one(_with_file(given, "file", "--from"))
     return 0
 
 
