@@ -59,7 +59,7 @@ async def test_takes_the_chosen_regular_files(tmp_path: Path) -> None:
     assert not (tmp_path / "out/etc").exists()
 
 
-@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE])
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE])
 async def test_never_takes_anything_but_files(tmp_path: Path, kind: bytes) -> None:
     tar = tar_with(tmp_path / "a.tar", ("boot/x", kind, b""))
     assert await RealArchive().take(tar, tmp_path / "out", everything, limit=100) == 0
@@ -71,6 +71,33 @@ async def test_refuses_names_that_lead_outside(tmp_path: Path, name: str) -> Non
     with pytest.raises(Corrupt, match="outside"):
         await RealArchive().take(tar, tmp_path / "out", everything, limit=100)
     assert not (tmp_path / "x").exists()
+
+
+async def test_refuses_links_that_lead_outside(tmp_path: Path) -> None:
+    tar = tar_with(tmp_path / "a.tar", ("x", tarfile.LNKTYPE, b""))
+    with pytest.raises(Corrupt, match="outside"):
+        await RealArchive().take(tar, tmp_path / "out", everything, limit=100)
+
+
+@pytest.mark.parametrize(("form", "said"), [(tarfile.GNU_FORMAT, {}), (tarfile.PAX_FORMAT, {"size": "-1536"})])
+async def test_refuses_files_of_less_than_nothing(tmp_path: Path, form: int, said: dict[str, str]) -> None:
+    member = tarfile.TarInfo("a")
+    member.size, member.pax_headers = 0 if said else -1536, said
+    (tmp_path / "a.tar").write_bytes(member.tobuf(form) + bytes(1024))
+    with pytest.raises(Corrupt, match="size is impossible"):  # whoever goes by it comes back to where it was
+        await RealArchive().take(tmp_path / "a.tar", tmp_path / "out", everything, limit=100)
+
+
+async def test_takes_what_is_between_the_holes_of_a_sparse_file(tmp_path: Path) -> None:
+    member = tarfile.TarInfo("whatever")
+    member.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.name": "holes", "GNU.sparse.realsize": str(3 << 20)}
+    content = f"1\n{1 << 20}\n3\n".encode().ljust(512, b"\0") + b"end"
+    member.size = len(content)
+    (tmp_path / "a.tar").write_bytes(member.tobuf(tarfile.PAX_FORMAT) + content.ljust(1024, b"\0") + bytes(1024))
+    with pytest.raises(Corrupt, match="more than is allowed"):
+        await RealArchive().take(tmp_path / "a.tar", tmp_path / "less", everything, limit=1 << 20)
+    assert await RealArchive().take(tmp_path / "a.tar", tmp_path / "out", everything, limit=4 << 20) == 1
+    assert (tmp_path / "out/holes").read_bytes() == bytes(1 << 20) + b"end" + bytes((2 << 20) - 3)
 
 
 async def test_refuses_more_than_the_limit(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from banger.daemon import Daemon
 from banger.host.bundle import RealBundles
 from banger.host.zstd import ZstdCompressor, ZstdDecompressor
 from banger.model import codec
-from banger.model.bundle import Bundle, BundledFile, checked
+from banger.model.bundle import LARGEST_MANIFEST, Bundle, BundledFile, checked
 from banger.model.errors import AlreadyExists, BadRequest, BangerError, Corrupt, NoSpace, NotFound, WrongState
 from banger.model.operation import Loaded, Saved
 from tests.elf import kernel, module
@@ -154,6 +154,13 @@ async def test_a_list_that_leads_elsewhere_or_is_not_whole_is_refused_before_any
     assert [*place.fake.paths.images.iterdir(), *place.fake.paths.kernels.iterdir()] == []
 
 
+def of_length(size: int) -> bytes:
+    """A bundle whose manifest is said to be that long."""
+    member = tarfile.TarInfo("manifest.json")
+    member.size = size
+    return member.tobuf(tarfile.GNU_FORMAT) + bytes(5 * 512)
+
+
 FEWER = {path: data for path, data in FILES.items() if path != LISTED[1].path}
 
 
@@ -171,6 +178,8 @@ FEWER = {path: data for path, data in FILES.items() if path != LISTED[1].path}
         (packed(files=dict(reversed(FILES.items()))), "should be"),
         (packed(files=dict.fromkeys(FILES, b""), kind=tarfile.SYMTYPE), "should be"),
         (packed(tail=b"more"), "more in it"),
+        (of_length(-1), "-1 bytes long"),
+        (of_length(LARGEST_MANIFEST + 1), "larger than any"),
     ],
 )
 async def test_a_bundle_that_is_not_exactly_what_it_lists_leaves_nothing(place: Place, data: bytes, reason: str, tmp_path: Path) -> None:

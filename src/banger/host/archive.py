@@ -9,8 +9,8 @@ import asyncio
 import bz2
 import hashlib
 import lzma
+import os
 import struct
-import tarfile
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from itertools import islice
@@ -21,6 +21,8 @@ import lz4.block
 
 from banger.host.files import CHUNK, explain
 from banger.host.kernelfile import KernelFacts, kernel_facts
+from banger.host.layertar import FILE, FOLDER, Entry, Reader, Source
+from banger.host.rootfs import Limits
 from banger.host.zstd import ZstdDecompressor, ZstdError
 from banger.model.errors import BadRequest, Corrupt
 
@@ -77,16 +79,15 @@ class RealArchive:
         """See Archive."""
         count = 0
         try:
-            with tarfile.open(tar, "r:") as archive:
-                for member, target in _chosen(archive, choose, strict):
+            with tar.open("rb") as scanned, tar.open("rb") as reader:
+                members = Reader(Source(iter(lambda: scanned.read(CHUNK), b"")), tar.name, Limits())
+                for member, target in _chosen(members, choose, strict):
                     limit -= member.size
                     if limit < 0:
                         raise Corrupt(f"{tar.name} holds more than is allowed of what was to be taken from it")
-                    _copy_member(archive, member, into / target)
+                    _copy_member(reader, member, into / target)
                     count += 1
                     await asyncio.sleep(0)
-        except (tarfile.TarError, EOFError, ValueError, LookupError, OverflowError) as error:
-            raise Corrupt(f"{tar} is not a sound tar archive: {error}") from error
         except FileExistsError as error:
             raise Corrupt(f"{tar.name} has two files of the name {Path(error.filename).name}") from error
         except OSError as error:
@@ -147,25 +148,25 @@ class RealArchive:
         return f"sha256:{digest.hexdigest()}"
 
 
-def _chosen(archive: tarfile.TarFile, choose: Chooser, strict: bool) -> Iterator[tuple[tarfile.TarInfo, PurePosixPath]]:
-    for member in archive:
-        target = choose(PurePosixPath(member.name.removeprefix("./"))) if member.isreg() else None
-        if target is None:
-            if strict and not member.isdir():
-                raise Corrupt(f"the tar archive has a member that does not belong in it: {member.name!r}")
-            continue
-        if target.is_absolute() or ".." in target.parts or ".." in member.name.split("/"):
-            raise Corrupt(f"the tar archive has a member whose name leads outside: {member.name!r}")
-        yield member, target
+def _chosen(members: Reader, choose: Chooser, strict: bool) -> Iterator[tuple[Entry, PurePosixPath]]:
+    for member in members:
+        target = choose(PurePosixPath(os.fsdecode(member.name))) if member.kind == FILE else None
+        if target is not None:
+            yield member, target
+        elif strict and member.kind != FOLDER:
+            raise members.wrong("does not belong into this archive")
 
 
-def _copy_member(archive: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> None:
-    reader = archive.extractfile(member)
-    assert reader is not None, "regular files have content"
+def _copy_member(reader: BinaryIO, member: Entry, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     with target.open("xb") as writer:
-        while chunk := reader.read(CHUNK):
-            writer.write(chunk)
+        for offset, left, at in ((0, member.size, member.at),) if member.pieces is None else member.pieces:
+            writer.seek(offset)
+            reader.seek(at)
+            while left and (chunk := reader.read(min(CHUNK, left))):
+                writer.write(chunk)
+                left -= len(chunk)
+        writer.truncate(member.size)
 
 
 def unpacked_kernel(image: bytes) -> bytes:

@@ -186,6 +186,8 @@ class _Tar:
             raise Corrupt(f"{self.name} is not a bundle: where {path} should begin is no member ({error})") from error
         if found.type != tarfile.REGTYPE or found.name != path:
             raise Corrupt(f"{self.name} has {found.name!r} where the regular file {path} should be")
+        if found.size < 0:
+            raise Corrupt(f"{self.name} says that {path} is {found.size} bytes long")
         return found.size
 
     async def padding(self, size: int) -> None:
