@@ -122,6 +122,13 @@ def test_a_warning_is_said_whatever_else_goes_on(monkeypatch: pytest.MonkeyPatch
     assert said.getvalue().splitlines() == ["[vm start otter] disk: disk devmapper", "warning: the host's disk had been full", "warning: keep room"]
 
 
+def test_what_belongs_to_no_stage_is_a_line_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    progress = Progress("image build app")
+    progress.line({"event": {"stage": "", "detail": "nothing has changed since image app was made"}})
+    progress.line({"event": {"stage": "make image", "detail": "compute digest"}})
+    assert capsys.readouterr().err == "nothing has changed since image app was made\n[image build app] make image: compute digest\n"
+
+
 def test_progress_for_programs_is_the_stream_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     said = io.StringIO()
     monkeypatch.setattr("sys.stderr", said)

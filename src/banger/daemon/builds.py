@@ -246,12 +246,13 @@ class Builds:
 
     async def _manifest(self, name: str, source: str, base: ImageManifest, config: ImageConfig, written: Written, staging: Path) -> ImageManifest:
         rootfs = staging / "rootfs.ext4"
-        report("compute digest")
+        async with step("make image", "compute digest"):
+            digest = await self.host.archive.sha256(rootfs)
         return ImageManifest(
             name=name,
             kernel=base.kernel,
             source=source,
-            digest=await self.host.archive.sha256(rootfs),
+            digest=digest,
             size_bytes=written.size,
             used_bytes=self.host.files.used_bytes(rootfs),
             packages=0,

@@ -51,7 +51,7 @@ class Progress:
             self.end()
             talk(fold(detail))
             return
-        if detail.startswith(("warning: ", "note: ")):
+        if not stage or detail.startswith(("warning: ", "note: ")):
             self.drop()
             talk(fold(detail))
             return
