@@ -148,6 +148,18 @@ async def test_pruned_is_all_that_no_root_leads_to(tmp_path: Path) -> None:
     assert not place.exists()
 
 
+async def test_what_is_remembered_of_a_layer_goes_with_it(tmp_path: Path) -> None:
+    cache = blobs(tmp_path)
+    layer = await keep(cache, b"layer")
+    memory = cache.memory(layer.digest)
+    for path in (memory, memory.with_name(f"{memory.name}.cut-off")):
+        path.write_bytes(b"entries" * 1000)
+    assert cache.prune(frozenset(), dry=True).removed_bytes > 7000
+    assert memory.with_name(f"{memory.name}.cut-off").exists()
+    assert cache.prune(frozenset(), dry=False).removed == 1
+    assert list(memory.parent.iterdir()) == []
+
+
 def test_an_empty_cache_is_none(tmp_path: Path) -> None:
     assert blobs(tmp_path).prune(frozenset(), dry=False).kept == 0
     assert not (tmp_path / "oci").exists()

@@ -128,6 +128,61 @@ async def test_the_same_layers_give_the_same_bytes(tmp_path: Path) -> None:
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
 
 
+def remembering(one: Layer) -> Layer:
+    return msgspec.structs.replace(one, memory=f"{one.path}.memory")
+
+
+async def made_of(path: Path, *layers: Layer, limits: Limits | None = None) -> bytes:
+    """The bytes of a root file system, which goes away again."""
+    await real().write(path, layers, label="a-test", limits=limits)
+    found = path.read_bytes()
+    path.unlink()
+    return found
+
+
+async def test_a_layer_that_is_remembered_gives_the_same_bytes_with_any_other(tmp_path: Path) -> None:
+    path, more = tmp_path / "rootfs.ext4", file("more", b"more" * 5000 + bytes(MIB) + b"end")
+    base = some(tmp_path, *(file(f"file-{number}", os.urandom(3000), xattrs={"user.x": b"%d" % number}) for number in range(700)), link("l", "file-1"))
+    other = some(tmp_path, more, file(".wh.file-2"), how="zstd")
+    plainly = [await made_of(path, base, other), await made_of(path, base)]
+    first = [await made_of(path, remembering(base), remembering(other)), await made_of(path, remembering(base))]
+    assert Path(remembering(base).memory).stat().st_size < 200_000
+    again = await made_of(path, remembering(base), remembering(other))
+    assert [*first, again] == [*plainly, plainly[0]]
+
+
+async def test_a_memory_that_cannot_be_believed_is_not(tmp_path: Path) -> None:
+    path, one = tmp_path / "rootfs.ext4", remembering(some(tmp_path, file("a", b"a" * 5000)))
+    other = remembering(some(tmp_path, file("b", b"b" * 5000)))
+    wanted, _ = await made_of(path, one), await made_of(path, other)
+    memory = Path(one.memory)
+    sound_one = memory.read_bytes()
+    for wrong in (b"", b"\xff" * 300, sound_one[:-1], sound_one[:-1] + b"!", sound_one + b"!", Path(other.memory).read_bytes()):
+        memory.write_bytes(wrong)
+        assert await made_of(path, one) == wanted
+        assert memory.read_bytes() == sound_one, "it is written anew"
+    memory.unlink()
+    memory.mkdir()
+    assert await made_of(path, one) == wanted, "no memory is no failure"
+    assert sorted(tmp_path.glob("*.memory.*")) == [], "and leaves nothing"
+
+
+async def test_what_is_remembered_is_verified_and_kept_within_limits_each_time(tmp_path: Path) -> None:
+    path = tmp_path / "rootfs.ext4"
+    base, top = (remembering(some(tmp_path, file("a", text * 5000))) for text in (b"1", b"2"))
+    await made_of(path, base, top)
+    with pytest.raises(Corrupt, match=r"a.* is one too many: an image may have 5"):
+        await made_of(path, base, top, limits=Limits(entries=5))
+    with pytest.raises(Corrupt, match="unpacks to more than an image may be"):
+        await made_of(path, base, top, limits=Limits(size=15_000))
+    with pytest.raises(Corrupt, match="has a name of more than 4 bytes"):
+        await made_of(path, base, limits=Limits(path=4))
+    Path(base.path).write_bytes(Path(some(tmp_path, file("a", b"3" * 5000)).path).read_bytes())
+    with pytest.raises(Corrupt, match="is not what its digest says"):
+        await made_of(path, base, top)  # though nothing of its content is in the image
+    assert not path.exists()
+
+
 async def test_progress_is_told(tmp_path: Path) -> None:
     heard: list[Event] = []
     with listening(heard.append):

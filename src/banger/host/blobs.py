@@ -35,6 +35,9 @@ class Blobs(Protocol):
     def path(self, digest: str) -> Path:
         """Where the blob is, or would be."""
 
+    def memory(self, digest: str) -> Path:
+        """Where a layer's entries are remembered, or would be (host/layermemory.py); the folder is there."""
+
     def has(self, wanted: Descriptor) -> bool:
         """Whether the blob is here, whole."""
 
@@ -95,6 +98,10 @@ class RealBlobs:
         """See Blobs."""
         algorithm, _, value = digest.partition(":")
         return self.folder / "blobs" / algorithm / value
+
+    def memory(self, digest: str) -> Path:
+        """See Blobs."""
+        return self.files.private_folder(self._made() / "memory") / digest.replace(":", "-")
 
     def _part(self, digest: str) -> Path:
         return self.folder / "partial" / digest.replace(":", "-")
@@ -181,11 +188,13 @@ class RealBlobs:
         with nullcontext() if dry else self._locked(fcntl.LOCK_EX, "an image is being pulled"):
             wanted = {self.path(digest) for root in roots for digest in self._reached(root)}
             every = [path for place in ("blobs/*/*", "partial/*") for path in sorted(self.folder.glob(place))]
-            sizes = {path: self.files.used_bytes(path) for path in every}
+            memories = self._memories(wanted)
+            sizes = {path: self.files.used_bytes(path) for path in [*every, *memories]}
             removed = [path for path in every if path not in wanted]
+            forgotten = [path for path, kept in memories.items() if not kept]
             if not dry:
-                self._remove(removed, [one for one in self._named() if self.path(one.digest) in wanted])
-            gone = sum(sizes[path] for path in removed)
+                self._remove([*removed, *forgotten], [one for one in self._named() if self.path(one.digest) in wanted])
+            gone = sum(sizes[path] for path in [*removed, *forgotten])
             return Pruned(removed=len(removed), removed_bytes=gone, kept=len(every) - len(removed), kept_bytes=sum(sizes.values()) - gone)
 
     def _remove(self, blobs: Sequence[Path], kept: list[Descriptor]) -> None:
@@ -200,6 +209,11 @@ class RealBlobs:
             path.unlink(missing_ok=True)
         if full:
             self._write_index(kept)
+
+    def _memories(self, wanted: Set[Path]) -> dict[Path, bool]:
+        """All memories, and whether their blobs are wanted; never what somebody who was killed left half-written."""
+        kept = {f"{path.parent.name}-{path.name}" for path in wanted}
+        return {path: path.name in kept for path in sorted(self.folder.glob("memory/*"))}
 
     def _reached(self, root: str) -> list[str]:
         """A manifest that is here, its configuration and its layers."""

@@ -1,6 +1,7 @@
 """Layers read once each: their entries go to a file without a name, for a tree to be made of them, and their digests are verified.
 
-Two layers at a time, each in a thread: unpacking and digesting leave Python's lock to others. What is kept of a layer is on disk, not in memory.
+Two layers at a time, each in a thread: unpacking and digesting leave Python's lock to others. What is kept of a layer is on disk, not in memory. The
+entries of one that is remembered (host/layermemory.py) are not read again; it is verified when its content is.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import IO, BinaryIO
 
 import msgspec
 
+from banger.host import layermemory
 from banger.host.inflate import unpacked
 from banger.host.layertar import Entry, Reader, Source, shown
 from banger.host.rootfs import Layer, Limits
@@ -57,6 +59,15 @@ class Budget:
             if self.entries > self.limits.entries:
                 raise reader.wrong(f"is one too many: an image may have {self.limits.entries}")
 
+    def remembered(self, size: int, entries: int) -> bool:
+        """Count a whole layer. False, and it is not counted, when that is too much: reading it will tell with which entry."""
+        with self.lock:
+            if self.over or self.bytes + size > self.limits.size or self.entries + entries > self.limits.entries:
+                return False
+            self.bytes, self.entries = self.bytes + size, self.entries + entries
+            self.told(self.bytes)
+            return True
+
 
 def name_of(layer: Layer) -> str:
     """A layer for people."""
@@ -64,13 +75,13 @@ def name_of(layer: Layer) -> str:
 
 
 class Scanned:
-    """The entries of a layer, in a file that is gone with the process."""
+    """The entries of a layer, in a file; whether its content was `verified` when they were read. `every` counts them, and pieces of sparse ones."""
 
-    def __init__(self, folder: Path) -> None:
-        self.file: IO[bytes] = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (closed by close)
+    def __init__(self, file: IO[bytes], *, verified: bool = True) -> None:
+        self.file, self.start, self.verified = file, file.tell(), verified
         self.encoder = msgspec.msgpack.Encoder()
         self.waiting: list[Entry] = []
-        self.weight = 0
+        self.weight = self.every = 0
 
     def add(self, entry: Entry) -> int:
         """Keep one; how much has been written, since a batch was full (entries, and pieces of sparse ones)."""
@@ -83,12 +94,13 @@ class Scanned:
         data = self.encoder.encode(self.waiting)
         self.file.write(len(data).to_bytes(LENGTH, "big") + data)
         written, self.weight, self.waiting = self.weight, 0, []
+        self.every += written
         return written
 
     def __iter__(self) -> Iterator[Entry]:
         """All of them, in order."""
         decoder = msgspec.msgpack.Decoder(list[Entry])
-        self.file.seek(0)
+        self.file.seek(self.start)
         while length := self.file.read(LENGTH):
             yield from decoder.decode(self.file.read(int.from_bytes(length, "big")))
 
@@ -111,12 +123,18 @@ def scan_all(layers: Sequence[Layer], folder: Path, budget: Budget) -> list[Scan
 
 
 def _scan(layer: Layer, folder: Path, budget: Budget, digesters: ThreadPoolExecutor) -> Scanned:
-    what = name_of(layer)
-    algorithm, _, wanted = layer.diff_id.partition(":")
-    if algorithm not in ALGORITHMS:
-        raise Corrupt(f"{what} has a digest of an unknown kind: {layer.diff_id!r}")
-    digest = hashlib.new(algorithm)
-    kept = Scanned(folder)
+    recalled = layermemory.recall(layer, budget.limits)
+    if recalled is not None:
+        file, memory = recalled
+        if budget.remembered(memory.size, memory.entries):
+            return Scanned(file, verified=False)
+        file.close()
+    return _read(layer, folder, budget, digesters)
+
+
+def _read(layer: Layer, folder: Path, budget: Budget, digesters: ThreadPoolExecutor) -> Scanned:
+    what, digest = name_of(layer), digest_for(layer)
+    kept = Scanned(tempfile.TemporaryFile(dir=folder))  # noqa: SIM115 (closed by close)
     with Path(layer.path).open("rb") as file:
         reader = Reader(Source(iter(())), what, budget.limits)
         source = reader.source = Source(_counted(file, reader, budget, digest, digesters))
@@ -124,9 +142,24 @@ def _scan(layer: Layer, folder: Path, budget: Budget, digesters: ThreadPoolExecu
             budget.entered(kept.add(entry), reader)
         budget.entered(kept.flush(), reader)
         source.drain()
-    if digest.hexdigest() != wanted:
-        raise Corrupt(f"{what} is not what its digest says: it unpacks to {algorithm}:{digest.hexdigest()} instead of {layer.diff_id}")
+    verify(layer, digest)
+    layermemory.keep(layer, kept.file, budget.limits, size=source.at, count=kept.every)
     return kept
+
+
+def digest_for(layer: Layer) -> hashlib._Hash:
+    """To be fed with what the layer unpacks to; Corrupt when its digest is of an unknown kind."""
+    algorithm = layer.diff_id.partition(":")[0]
+    if algorithm not in ALGORITHMS:
+        raise Corrupt(f"{name_of(layer)} has a digest of an unknown kind: {layer.diff_id!r}")
+    return hashlib.new(algorithm)
+
+
+def verify(layer: Layer, digest: hashlib._Hash) -> None:
+    """Corrupt when the layer has unpacked to something else than it must."""
+    found = f"{layer.diff_id.partition(':')[0]}:{digest.hexdigest()}"
+    if found != layer.diff_id:
+        raise Corrupt(f"{name_of(layer)} is not what its digest says: it unpacks to {found} instead of {layer.diff_id}")
 
 
 def _counted(file: BinaryIO, reader: Reader, budget: Budget, digest: hashlib._Hash, digesters: ThreadPoolExecutor) -> Iterator[bytes]:

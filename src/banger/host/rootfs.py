@@ -27,12 +27,14 @@ WORKER = "banger.host.rootfswrite"
 class Layer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One layer, lowest first. `path` is the blob as it was fetched: a tar, plain or packed by gzip or zstd, which its first bytes tell.
 
-    `diff_id` is the digest of the tar itself (`rootfs.diff_ids` of the image's config); it is verified before anything is written.
+    `diff_id` is the digest of the tar itself (`rootfs.diff_ids` of the image's config); it is verified before there is a root file system.
+    `memory` is the file that remembers the layer's entries for the next image with it (host/layermemory.py); empty: none does.
     In a `plain` one names mean what they are: a file may be called as a whiteout is, and takes nothing away.
     """
 
     path: str
     diff_id: str
+    memory: str = ""
     plain: bool = False
 
 

@@ -2,12 +2,14 @@
 
 Layers are read twice. First only their entries: what they amount to is then known, so the file system has the right size, what a later layer removes is
 never written, and nothing is written at all of what has a wrong digest. Then their contents, each straight to its blocks, while inodes and folders are
-written through libext2fs. Progress goes to stderr. Whatever ends this process, the caller removes the file.
+written through libext2fs. A layer whose entries are remembered is read once, and verified by that. Progress goes to stderr. Whatever ends this process,
+or is wrong, the caller removes the file.
 """
 
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import os
 import resource
 import stat
@@ -20,6 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from threading import Lock
+from typing import BinaryIO
 
 import msgspec
 
@@ -28,7 +31,7 @@ from banger.host.ext4 import FAKE_TIME, FULL, SUPERBLOCK, empty_command
 from banger.host.ext4bytes import EXTENTS, INLINE_EXTENTS, INLINE_LINK, LONGEST_EXTENT, Extent, device_body, extent_root, folder_blocks, inode
 from banger.host.files import explain
 from banger.host.inflate import unpacked
-from banger.host.layerscan import THREADS, Budget, Scanned, name_of, scan_all
+from banger.host.layerscan import THREADS, Budget, Scanned, digest_for, name_of, scan_all, verify
 from banger.host.layertar import Source
 from banger.host.layertree import Tree
 from banger.host.rootfs import Job, Layer, Outcome, Written
@@ -65,8 +68,8 @@ class Progress:
             self.at(self.done)
 
 
-def merged(job: Job) -> tuple[Tree, int]:
-    """What the layers amount to, and how much they unpack to."""
+def merged(job: Job) -> tuple[Tree, list[bool]]:
+    """What the layers amount to, and of each whether it was verified."""
     folder = Path(job.path).parent
     budget = Budget(job.limits, Progress("read layers", 0).at)
     tree = Tree(job.limits)
@@ -76,7 +79,7 @@ def merged(job: Job) -> tuple[Tree, int]:
         for entry in entries:
             tree.apply(entry)
         entries.close()
-    return tree, budget.bytes
+    return tree, [entries.verified for entries in scanned]
 
 
 def make_empty(job: Job, plan: Plan) -> Shape:
@@ -270,12 +273,13 @@ def laid(pieces: Sequence[tuple[int, int, int]], extents: Sequence[Extent]) -> I
             offset, count, at = offset + part, count - part, at + part
 
 
-def copy(layer: Layer, wanted: Iterator[tuple[int, int, int]], file: int, progress: Progress) -> None:
-    """Unpack a layer once more, as far as anything in it is wanted, and write that to its places."""
+def copy(layer: Layer, wanted: Iterator[tuple[int, int, int]], file: int, progress: Progress, *, verified: bool) -> None:
+    """Unpack a layer and write what is wanted of it to its places: as far as anything is, or to the end when it is yet to be `verified`."""
+    digest = None if verified else digest_for(layer)
     source: Source | None = None
     with Path(layer.path).open("rb") as blob:
         for at, length, place in wanted:
-            source = source or Source(unpacked(blob, name_of(layer)))
+            source = source or Source(chunks(blob, layer, digest))
             if not source.skip(at - source.at):
                 raise Corrupt(f"{name_of(layer)} has changed while it was read")
             before = source.at
@@ -284,6 +288,17 @@ def copy(layer: Layer, wanted: Iterator[tuple[int, int, int]], file: int, progre
             if source.at - before != length:
                 raise Corrupt(f"{name_of(layer)} has changed while it was read")
             progress.more(length)
+        if digest is not None:
+            (source or Source(chunks(blob, layer, digest))).drain()
+            verify(layer, digest)
+
+
+def chunks(blob: BinaryIO, layer: Layer, digest: hashlib._Hash | None) -> Iterator[bytes]:
+    """What a layer unpacks to, and into a digest where one is wanted."""
+    for chunk in unpacked(blob, name_of(layer)):
+        if digest is not None:
+            digest.update(chunk)
+        yield chunk
 
 
 def write(file: int, view: memoryview, at: int) -> int:
@@ -294,7 +309,7 @@ def write(file: int, view: memoryview, at: int) -> int:
     return done
 
 
-def fill(job: Job, plan: Plan, shape: Shape) -> int:
+def fill(job: Job, plan: Plan, shape: Shape, verified: Sequence[bool]) -> int:
     """Write everything; how many bytes the files hold. Contents are written in threads meanwhile."""
     os.environ |= FAKE_TIME
     volume = Volume(Path(job.path))
@@ -307,7 +322,10 @@ def fill(job: Job, plan: Plan, shape: Shape) -> int:
         content = sum(length for layer in range(len(job.layers)) for _, length, _ in stretches(filler, layer))
         progress = Progress("write files", content)
         with ThreadPoolExecutor(THREADS) as threads:
-            copies = [threads.submit(copy, layer, stretches(filler, number), file, progress) for number, layer in enumerate(job.layers)]
+            copies = [
+                threads.submit(copy, layer, stretches(filler, number), file, progress, verified=verified[number])
+                for number, layer in enumerate(job.layers)
+            ]
             filler.describe()
             for each in copies:
                 each.result()
@@ -322,11 +340,11 @@ def make(job: Job) -> Written:
     """Everything."""
     if len(job.layers) > MOST_LAYERS:
         raise Corrupt(f"the image has {len(job.layers)} layers; more than {MOST_LAYERS} cannot be meant")
-    tree, _ = merged(job)
+    tree, verified = merged(job)
     found = tuple(path for path in job.look if tree.leads(os.fsencode(path)))
     plan = Plan(tree)
     shape = make_empty(job, plan)
-    content = fill(job, plan, shape)
+    content = fill(job, plan, shape, verified)
     return Written(size=shape.size, content=content, entries=plan.entries, found=found)
 
 

@@ -194,7 +194,8 @@ class OciImage(ImageMaker):
         entry, rootfs = part.entry, Path(part.into) / "rootfs.ext4"
         self.host.files.private_folder(Path(part.into))
         packed = zip(found.manifest.layers or (), found.configuration.rootfs.diff_ids, strict=True)
-        layers = [Layer(path=str(self.host.blobs.path(layer.digest)), diff_id=identity) for layer, identity in packed]
+        blobs = self.host.blobs
+        layers = [Layer(path=str(blobs.path(layer.digest)), diff_id=identity, memory=str(blobs.memory(layer.digest))) for layer, identity in packed]
         limits = limits_of(self.host.settings)
         written = await self.host.rootfs.write(rootfs, layers, label=entry.name, size=entry.size_mib * MIB, limits=limits, look=LOOK)
         return ImageManifest(
