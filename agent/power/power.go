@@ -1,6 +1,6 @@
 // Package power ends a machine in an orderly way: through its init where it has one, else with its own hands.
 //
-// Idea: systemd and busybox are told by the signals that they document. Otherwise the processes get TERM, up to two
+// Idea: an init of a kind that is known is asked in its own way (asking.go). Otherwise the processes get TERM, up to two
 // seconds and KILL; then the file systems are written out, the root made read-only, the writable layer frozen (which
 // leaves it as clean as an unmount would), and the power goes. Nothing here returns control on success.
 package power
@@ -15,28 +15,19 @@ import (
 )
 
 const (
-	systemdPowerOff = syscall.Signal(34 + 4) // SIGRTMIN+4, see systemd(1)
-	systemdRestart  = syscall.Signal(34 + 5)
-	grace           = 2 * time.Second
-	freezeCall      = 0xc0045877 // FIFREEZE
+	grace      = 2 * time.Second
+	freezeCall = 0xc0045877 // FIFREEZE
 )
 
 // Off powers the machine off. layer is a descriptor inside the writable layer below the root, or negative. With reset the
 // machine restarts instead, which is what ends it where the VMM has no switch for its power (Firecracker).
 func Off(layer int, reset bool) {
-	init, busybox, end := systemdPowerOff, syscall.SIGUSR2, syscall.LINUX_REBOOT_CMD_POWER_OFF
-	if reset {
-		init, busybox, end = systemdRestart, syscall.SIGTERM, syscall.LINUX_REBOOT_CMD_RESTART
+	if ask(reset) {
+		return
 	}
-	switch program(1) {
-	case "systemd":
-		if syscall.Kill(1, init) == nil {
-			return
-		}
-	case "busybox":
-		if syscall.Kill(1, busybox) == nil {
-			return
-		}
+	end := syscall.LINUX_REBOOT_CMD_POWER_OFF
+	if reset {
+		end = syscall.LINUX_REBOOT_CMD_RESTART
 	}
 	endAll()
 	syscall.Sync()
