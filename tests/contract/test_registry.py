@@ -45,7 +45,7 @@ def secure(tmp_path_factory: pytest.TempPathFactory, certificate: Path) -> Itera
 
 async def test_a_private_registry_with_an_authority_of_its_own(secure: Daemon, certificate: Path, tmp_path: Path) -> None:
     made = client(tmp_path, config={"auths": {secure.host: auth("ada", SECRET)}})
-    with pytest.raises(DownloadFailed, match="is not to be trusted") as refused:
+    with pytest.raises(DownloadFailed, match=r"is not to be trusted: [-a-z ]+$") as refused:
         await pull(made, secure.host, tmp_path, plain=False)
     assert f"certs.d/{secure.host}" in refused.value.hint
     trust(tmp_path, secure.host, certificate)
@@ -181,7 +181,7 @@ async def test_who_stalls_is_asked_anew(front: Front, tmp_path: Path, monkeypatc
 
 
 async def test_who_cannot_be_reached_is_told_soon(tmp_path: Path) -> None:
-    with pytest.raises(DownloadFailed, match=r"127\.0\.0\.1:1 cannot be reached"):
+    with pytest.raises(DownloadFailed, match=r"127\.0\.0\.1:1 cannot be reached: connection refused"):
         await fetch(client(tmp_path), "127.0.0.1:1", tmp_path)
 
 
@@ -212,7 +212,7 @@ async def test_the_environments_proxy_is_used_but_not_for_this_host(front: Front
     (tmp_path / "part").unlink()
     assert await fetch(client(tmp_path), front.host, tmp_path) == PACKED
     monkeypatch.setenv("no_proxy", "registry.example")
-    with pytest.raises(DownloadFailed, match=r"registry\.example cannot be reached"):
+    with pytest.raises(DownloadFailed, match=r"registry\.example cannot be reached: (there is no such name|no name server answers|its name)"):
         await pull(client(tmp_path), "registry.example", tmp_path)
 
 

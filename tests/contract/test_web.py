@@ -218,11 +218,9 @@ async def test_more_than_is_allowed_is_refused_announced_or_not(site: Site, tmp_
             await RealWeb().fetch(f"{site.url}/a", tmp_path / str(announced), limit=100_000)
 
 
-async def test_what_is_not_there_and_who_does_not_answer(site: Site, tmp_path: Path) -> None:
+async def test_what_is_not_there_is_told(site: Site, tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="there is nothing at"):
         await RealWeb().fetch(f"{site.url}/a", tmp_path / "a", limit=100)
-    with pytest.raises(DownloadFailed, match=r"127\.0\.0\.1:1 cannot be reached"):
-        await RealWeb(pause=0.01).fetch("http://127.0.0.1:1/a", tmp_path / "a", limit=100)
 
 
 async def test_who_stops_sending_is_given_up(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -242,7 +240,7 @@ def test_only_secure_addresses_and_this_host_are_acceptable(url: str) -> None:
 async def test_a_server_that_nobody_vouches_for_is_refused(site: Site, tmp_path: Path) -> None:
     port = site.server_address[1]
     assert ssl.create_default_context().verify_mode is ssl.CERT_REQUIRED
-    with pytest.raises(DownloadFailed, match="TLS"):
+    with pytest.raises(DownloadFailed, match=rf"127\.0\.0\.1:{port} does not speak TLS as it should: [a-z ]+$"):
         await RealWeb().fetch(f"https://127.0.0.1:{port}/a", tmp_path / "a", limit=100)
 
 

@@ -18,6 +18,7 @@ from urllib.request import getproxies, proxy_bypass
 
 import msgspec
 
+from banger.host.causes import cause
 from banger.model.errors import DownloadFailed
 from banger.model.registry import Login
 
@@ -136,25 +137,43 @@ class Session:
 
     def failure(self, server: str, error: BaseException) -> Exception:
         """What a failure of the network means."""
-        from aiohttp import ClientConnectorCertificateError, ClientConnectorError, ClientConnectorSSLError, InvalidURL
+        import aiohttp
 
-        if isinstance(error, ClientConnectorCertificateError):
-            said = f"the certificate of {server} is not to be trusted: {error.certificate_error}"
+        if isinstance(error, aiohttp.ClientConnectorCertificateError):
+            said = f"the certificate of {server} is not to be trusted: {cause(error.certificate_error)}"
             return DownloadFailed(said, hint=self.advice.untrusted.format(server=server))
-        if isinstance(error, ClientConnectorSSLError):
-            return DownloadFailed(f"{server} does not speak TLS as it should: {error.os_error}", hint=self.advice.insecure)
-        if isinstance(error, InvalidURL):
+        if isinstance(error, aiohttp.ClientConnectorSSLError):
+            return DownloadFailed(f"{server} does not speak TLS as it should: {cause(error.os_error)}", hint=self.advice.insecure)
+        if isinstance(error, aiohttp.InvalidURL):
             return DownloadFailed(f"{server} leads to an address that is none")
-        if isinstance(error, ClientConnectorError):
-            return Again(
-                f"{server} cannot be reached: {error.os_error.strerror or error.os_error}",
-                tries=2,
-                hint="is this host online, and the name right?",
-            )
+        if isinstance(error, aiohttp.ClientHttpProxyError):
+            said = f"the proxy on the way to {server} does not let it pass: {error.status} {error.message}".strip()
+            return Again(said, tries=2, hint="see the environment's https_proxy, http_proxy and no_proxy")
+        if isinstance(error, aiohttp.ClientProxyConnectionError):
+            said = f"the proxy on the way to {server} cannot be reached: {cause(error.os_error) or 'it does not answer'}"
+            return Again(said, tries=2, hint="see the environment's https_proxy, http_proxy and no_proxy")
+        if isinstance(error, aiohttp.ClientConnectorError):
+            said = f"{server} cannot be reached: {cause(error.os_error) or 'it does not answer'}"
+            return Again(said, tries=2, hint="is this host online, and the name right?")
+        if isinstance(error, aiohttp.ConnectionTimeoutError):
+            said = f"{server} cannot be reached: it has not answered for {CONNECT:g} s"
+            return Again(said, tries=2, hint="is this host online, and the name right?")
         if isinstance(error, TimeoutError):
             return Again(f"{server} has stalled: next to nothing came for {STALL:g} s")
-        said = " ".join(str(error).split())[:200]  # which may quote what came
-        return Again(f"{server} broke the connection off: {said or type(error).__name__}")
+        return Again(f"{server} broke the connection off: {broken(error)}")
+
+
+def broken(error: BaseException) -> str:
+    """How a connection ended that should not have."""
+    import aiohttp
+
+    if isinstance(error, aiohttp.ServerDisconnectedError):
+        return "it has not answered"
+    if isinstance(error, aiohttp.ClientPayloadError):
+        return "the answer is not whole"
+    if isinstance(error, aiohttp.ClientResponseError):
+        return "what it answers is not HTTP"
+    return cause(error) or type(error).__name__
 
 
 def _add_certificates(context: ssl.SSLContext, folder: Path) -> None:
