@@ -119,7 +119,8 @@ class RealRootFs:
             raise FileExistsError(str(path))
         whole = False
         try:
-            said = await self.proc.run([sys.executable, "-I", "-m", WORKER], timeout=TIMEOUT, data=msgspec.json.encode(job), on_line=heard)
+            command = [sys.executable, "-P", "-m", WORKER]  # as the daemon itself is started: from wherever this Python finds banger
+            said = await self.proc.run(command, timeout=TIMEOUT, data=msgspec.json.encode(job), on_line=heard)
             written = outcome(said)
             whole = True
         finally:
