@@ -9,13 +9,17 @@ Where it dies is in a file, so that it is known to whoever comes next; as system
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import sys
-import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+
+FORKING = "--forking"
+#: linux/prctl.h
+PR_SET_PDEATHSIG = 1
 
 if __name__ != "__main__":
     from tests.privileged import Privileged
@@ -23,30 +27,19 @@ if __name__ != "__main__":
     class Mortal(Privileged):
         """One that serves the user of the tests, and is started again whenever it dies."""
 
-        program = (__file__,)
+        program = (__file__, FORKING)
 
         def __init__(self, folder: Path) -> None:
             self.order = folder / "state" / "die"
-            self.closing = False
             super().__init__(folder, owner=0)
-            self.watch = threading.Thread(target=self._stay)
 
         def __enter__(self) -> Mortal:
-            self.watch.start()
             return self
 
         def __exit__(self, *_: object) -> None:
-            self.closing = True
             self.order.unlink(missing_ok=True)
-            self.process.kill()
-            self.watch.join()
+            self.kill()
             self.close()
-
-        def _stay(self) -> None:
-            while not self.closing:
-                self.process.wait()
-                if not self.closing:
-                    self.start()
 
         def die_at(self, *places: int) -> None:
             """Die at the first of these places, counted from 1; the next helper at the second, counted anew, and so on."""
@@ -123,12 +116,29 @@ def make_mortal(here: Callable[[], None]) -> None:
         setattr(place, name, function)
 
 
+def follow_each_other() -> None:
+    """One helper after the other, each a fork of this process, which has everything imported; they end with it. Returns in each of them."""
+    import pyroute2
+
+    assert pyroute2, "otherwise imported by each, when it changes links"
+    library = ctypes.CDLL(None)
+    while (pid := os.fork()) != 0:
+        _, status = os.waitpid(pid, 0)
+        if os.waitstatus_to_exitcode(status) != -signal.SIGKILL:
+            raise SystemExit(f"a helper ended by itself: {status}")
+    library.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    os.environ["LISTEN_PID"] = str(os.getpid())
+
+
 def main() -> int:
     """The helper's process."""
     from banger import helper
 
     order = Path(sys.argv[sys.argv.index("--root") + 1]) / "die"
     make_mortal(lambda: pass_by(order))
+    if FORKING in sys.argv:
+        sys.argv.remove(FORKING)
+        follow_each_other()
     return helper.main()
 
 

@@ -18,11 +18,9 @@ pytestmark = pytest.mark.timeout(3600)
 #: By target and test: empty when it passed, else what it said.
 Results = dict[tuple[str, str], str]
 FIRST = next(iter(LAB_TARGETS))
-#: Of the sudden ends, those in the mode that only the lab has and that no test in `inside` tells of.
-ENDS = "devmapper and at_any_stage_of_a_start"
 OWN = [
     *laboratory.collected("tests/lab/inside", "tests/contract/test_dm.py"),
-    *laboratory.collected("tests/vm/test_sudden_ends.py", "-k", ENDS),
+    *laboratory.collected("tests/vm/test_ends_anywhere.py"),
 ]
 EACH = laboratory.collected("tests/vm", "-m", "conformance")
 CASES = [(FIRST, name) for name in OWN] + [(target, name) for target in LAB_TARGETS for name in EACH if not laboratory.left_out(target, name)]

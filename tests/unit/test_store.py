@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from datetime import UTC, datetime
 from pathlib import Path
@@ -49,6 +50,14 @@ def a_plan(name: str, vm: str = "0123456789ab") -> VmPlan:
 
 def a_store(path: Path) -> Store:
     return Store(RealDatabases().open(path, MIGRATIONS))
+
+
+def test_a_statement_that_need_not_last_leaves_the_next_one_durable(tmp_path: Path) -> None:
+    database = RealDatabases().open(tmp_path / "db", MIGRATIONS)
+    for statement in ("DELETE FROM vms", "DELETE FROM nothing"):
+        with contextlib.suppress(Corrupt):
+            database.execute(statement, durable=False)
+        assert database.execute("PRAGMA synchronous") == [(2,)], "sqlite.org/pragma.html: 2 is FULL"
 
 
 def test_what_was_saved_is_there_after_a_restart(tmp_path: Path) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
+from banger.daemon.store import Phase
 from banger.model.errors import (
     NoSpace,
     WrongState,
 )
+from banger.model.ids import VmId
+from banger.model.parts import MachinePart
 from banger.model.vm import VmSpec, VmState
 from tests.place import OTTER, Place, result, until
 
@@ -47,15 +51,54 @@ async def test_a_full_disk_does_not_keep_a_machine_from_being_deleted(place: Pla
     database, real = daemon.vms.store.database, daemon.vms.store.database.execute
     overlay = place.fake.paths.overlay(made.id)
 
-    def full(statement: str, values: tuple[str, ...] = ()) -> object:
+    def full(statement: str, values: tuple[str, ...] = (), *, durable: bool = True) -> object:
         if overlay.exists() and not statement.startswith("SELECT"):
             raise NoSpace("no space left")
-        return real(statement, values)
+        return real(statement, values, durable=durable)
 
     monkeypatch.setattr(database, "execute", full)
     await daemon.vms.delete("otter")
     assert place.clean()
     assert daemon.vms.store.load() == []
+
+
+async def test_a_deleted_machine_ends_while_that_is_written_down_and_is_cleaned_up_after_once(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    daemon = await place.daemon()
+    await result(await daemon.vms.create(OTTER, start=True, wait="agent"))
+    vmm, mark, seen = daemon.vms.resources.vmms["qemu"], daemon.vms.store.mark, list[str]()
+    remove, (process,) = vmm.remove, place.fake.proc.processes
+
+    def marked(vm: VmId, phase: Phase) -> None:
+        seen.append(f"{phase}, its VMM {'has ended' if process.ended.is_set() else 'lives'}")
+        mark(vm, phase)
+
+    async def removed(part: MachinePart) -> None:
+        seen.append("cleaned up")
+        await remove(part)
+
+    monkeypatch.setattr(daemon.vms.store, "mark", marked)
+    monkeypatch.setattr(vmm, "remove", removed)
+    await daemon.vms.delete("otter")
+    watcher = next((task for task in asyncio.all_tasks() if task.get_name() == "watch otter"), None)
+    if watcher is not None:
+        await asyncio.wait([watcher])
+    assert seen == ["deleting, its VMM has ended", "cleaned up"]
+    assert place.clean()
+
+
+async def test_no_machine_is_started_that_is_being_deleted(place: Place) -> None:
+    daemon = await place.daemon()
+    await result(await daemon.vms.create(OTTER, start=False, wait="agent"))
+    machine = daemon.vms.roster.find("otter")
+    async with machine.lock:
+        starting = asyncio.create_task(machine.up("agent"))
+        await asyncio.sleep(0)
+        deleting = asyncio.create_task(daemon.vms.roster.destroy(machine))
+        await asyncio.sleep(0)
+    with pytest.raises(WrongState, match="was deleted meanwhile"):
+        await starting
+    await deleting
+    assert place.clean()
 
 
 async def test_a_deletion_that_fails_can_be_repeated(place: Place) -> None:

@@ -31,8 +31,10 @@ class Stage:
     """What stands on the host, and what is left on it."""
 
     def __init__(self, world: World) -> None:
+        """One machine was there before: what the cache holds, and what the first one makes of the host's network, is no leftover."""
         self.world = world
-        world.ok("vm", "run", "--rm", "--", "true")
+        world.ok("vm", "create", "--name", "first", "--no-start")
+        world.ok("vm", "delete", "first")
         self.before = self.seen()
 
     def seen(self) -> Inventory:
@@ -63,6 +65,14 @@ class Stage:
         assert reached, f"{operation} has no stage {stage}"
         until(lambda: not alive(pid), "the daemon's end")
         world.ok("vm", "list")
+
+    def kill_vmm_at(self, stage: str, operation: str, **parameters: object) -> None:
+        """Begin an operation that starts the machine otter, kill its VMM when it comes to the stage, and hear the rest."""
+        for event in each_event(self.world.client().stream(operation, **parameters)):
+            if event["stage"] == stage:
+                until(lambda: self.world.row("otter")["pid"], "the VMM", seconds=SECONDS)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(str(self.world.row("otter")["pid"])), signal.SIGKILL)
 
     def works(self) -> None:
         """The machine otter does what it is told."""

@@ -2,7 +2,7 @@
 command repeated succeeds.
 
 A stage is known by the event that announces it: the kill comes as soon as that line has arrived. All stages of one verb share a world, so that what one
-leaves behind would trip the next. The modes are those of modes.py.
+leaves behind would trip the next. The modes are those of modes.py. A creation, and every step between the stages: test_ends_anywhere.py.
 """
 
 from __future__ import annotations
@@ -15,21 +15,9 @@ import pytest
 
 from banger.model.errors import BangerError
 from tests.vm.modes import SECONDS, Stage
-from tests.world import World, alive, each_event, until
+from tests.world import alive, until
 
-CREATION = ("image", "kernel", "plan", "disk", "network", "machine", "agent")
 START = ("plan", "disk", "network", "machine", "agent")
-
-
-def test_a_daemon_killed_at_any_stage_of_a_creation_leaves_nothing(stage: Stage) -> None:
-    for each in CREATION:
-        stage.kill_daemon_at(each, "vm.create", name="otter")
-        assert stage.world.rows() == [], each
-        stage.clean()
-    stage.world.ok("vm", "create", "--name", "otter")
-    stage.works()
-    stage.world.ok("vm", "delete", "otter")
-    stage.clean()
 
 
 def test_a_daemon_killed_at_any_stage_of_a_start_leaves_a_machine_that_starts(stage: Stage) -> None:
@@ -74,21 +62,12 @@ def test_a_daemon_killed_while_it_stops_or_deletes_can_do_it_again(stage: Stage)
     stage.clean()
 
 
-def kill_vmm_at(world: World, stage: str) -> None:
-    """Begin a creation, kill its VMM when it comes to the stage, and hear the rest."""
-    for event in each_event(world.client().stream("vm.create", name="otter")):
-        if event["stage"] == stage:
-            until(lambda: world.row("otter")["pid"], "the VMM", seconds=SECONDS)
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(int(str(world.row("otter")["pid"])), signal.SIGKILL)
-
-
-@pytest.mark.parametrize("moment", ["machine", "agent"])
-def test_a_vmm_killed_while_it_boots_fails_the_creation_and_leaves_nothing(stage: Stage, moment: str) -> None:
-    with pytest.raises(BangerError):
-        kill_vmm_at(stage.world, moment)
-    assert stage.world.rows() == []
-    stage.clean()
+def test_a_vmm_killed_while_it_boots_fails_the_creation_and_leaves_nothing(stage: Stage) -> None:
+    for moment in ("machine", "agent"):
+        with pytest.raises(BangerError):
+            stage.kill_vmm_at(moment, "vm.create", name="otter")
+        assert stage.world.rows() == []
+        stage.clean()
     stage.world.ok("vm", "create", "--name", "otter")
     stage.works()
 

@@ -37,14 +37,14 @@ class Keeping:
             raise
 
     def watch(self, machine: Machine) -> None:
-        """Clean up as soon as the machine's VMM has ended, whoever ended it."""
+        """Clean up as soon as the machine's VMM has ended, whoever ended it; unless the machine is going altogether, which others see to."""
         if machine.watcher is None or machine.watcher.done():
             machine.watcher = self.tasks.create_task(self._watch(machine), name=f"watch {machine.plan.name}")
 
     async def _watch(self, machine: Machine) -> None:
         try:
             await self._until_gone(machine)
-            while not await machine.reap():
+            while machine.phase is not Phase.DELETING and not await machine.reap():
                 await self._until_gone(machine)
             log.info("%s has ended", machine.plan.name)
             self.leases.touch()

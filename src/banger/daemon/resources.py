@@ -81,8 +81,3 @@ class Resources:
 def volatile(plan: VmPlan) -> tuple[Part, ...]:
     """What lives as long as the VMM's process, in the order of making."""
     return (plan.nic, plan.machine)
-
-
-def lasting(plan: VmPlan) -> tuple[Part, ...]:
-    """All parts of a machine, in the order of making."""
-    return (plan.disk, plan.nic, plan.machine)

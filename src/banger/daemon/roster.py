@@ -14,7 +14,7 @@ from contextlib import suppress
 from banger.daemon.leases import Leases
 from banger.daemon.leftovers import Leftovers
 from banger.daemon.machine import Machine
-from banger.daemon.resources import Resources, lasting
+from banger.daemon.resources import Resources
 from banger.daemon.ssh import KnownHosts
 from banger.daemon.store import Phase, Store
 from banger.host import Host
@@ -123,8 +123,10 @@ class Roster:
             self.leases.touch()
 
     async def _destroy(self, machine: Machine) -> None:
+        """Its VMM is told to end before that is written down, and ends meanwhile: who dies in between leaves a machine that has stopped."""
         plan = machine.plan
         machine.phase = Phase.DELETING
+        machine.end()
         try:
             self.store.mark(plan.id, Phase.DELETING)
         except NoSpace as error:
@@ -133,7 +135,7 @@ class Roster:
         async with machine.lock:
             if plan.id not in self.machines:
                 return  # somebody else was quicker, and its name may be another's now
-            await self.resources.remove_all(*lasting(plan))
+            await self.resources.remove(plan.disk)
             self.host.consoles.remove(plan.id)
             self.host.files.remove_tree(self.host.paths.vm_run(plan.id))
             self.host.files.remove_tree(self.host.paths.vm_state(plan.id))

@@ -47,8 +47,8 @@ class Store:
         self.database.execute("UPDATE vms SET plan = ? WHERE id = ?", (codec.encode(plan), plan.id))
 
     def drop(self, vm: VmId) -> None:
-        """Forget a machine; missing is success."""
-        self.database.execute("DELETE FROM vms WHERE id = ?", (vm,))
+        """Forget a machine; missing is success. A row that comes back after a power cut is one of a machine that is to go, and goes again."""
+        self.database.execute("DELETE FROM vms WHERE id = ?", (vm,), durable=False)
 
     def load(self) -> list[tuple[VmPlan, Phase]]:
         """Every row in the order of creation; Corrupt names the machine whose plan cannot be read."""

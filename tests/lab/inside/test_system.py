@@ -96,19 +96,25 @@ def user() -> Iterator[Path]:
     command("userdel", "--remove", ADA)
 
 
-@pytest.fixture
-def ada(user: Path) -> Iterator[Ada]:
-    """With banger installed for her; what is left afterwards is a failure."""
+@pytest.fixture(scope="module")
+def installed(user: Path) -> Iterator[Path]:
+    """banger is installed for her; what is left after its removal is a failure."""
     before = take(HOME)
     system("install", "--owner", ADA)
-    made = Ada(user)
+    yield user
+    system("uninstall")
+    left = {kind: more for kind, more in take(HOME).beyond(before).items() if more and kind != "files"}
+    assert left == {}
+
+
+@pytest.fixture
+def ada(installed: Path) -> Iterator[Ada]:
+    """With the services at work; her machines end with the test."""
+    made = Ada(installed)
     made.settled()
     yield made
     for row in json.loads(made.ok("vm", "list", "--json")):
         made.ok("vm", "delete", str(row["id"]))
-    system("uninstall")
-    left = {kind: more for kind, more in take(HOME).beyond(before).items() if more and kind != "files"}
-    assert left == {}
 
 
 def main_pid(unit: str) -> int:
