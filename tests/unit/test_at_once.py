@@ -1,5 +1,6 @@
 """Two things at once with one image or kernel: what a machine has come to use meanwhile is neither removed nor replaced, and no machine is made of what
-has gone in between. (Two pulls at once: test_oci_image.py; pruning beside a pull: there, and test_housekeeping.py.)"""
+has gone in between. (Two pulls at once: test_oci_image.py, and with real processes vm/test_pull.py;
+pruning beside a pull: there, and test_housekeeping.py.)"""
 
 from __future__ import annotations
 
@@ -90,7 +91,7 @@ async def test_no_machine_is_made_of_an_image_that_has_gone_while_its_kernel_cam
     place.host.files.remove_tree(place.fake.paths.kernel("linux"))
     async with held(daemon.kernels.shelf.locks.setdefault("linux", asyncio.Lock())):
         creating = asyncio.ensure_future(create(daemon, "box"))
-        await until(lambda: any(one.seen.stage == "pull kernel" for one in daemon.operations.running.values()))
+        await until(lambda: any(one.seen.stage == "wait" for one in daemon.operations.running.values()))
         await meanwhile(place, daemon)
     with pytest.raises(WrongState, match=r"image box was (removed|replaced) meanwhile"):
         await creating

@@ -205,6 +205,25 @@ def test_two_daemons_that_share_a_cache_pull_the_same_at_once(alone: World, fron
         other.close()
 
 
+@pytest.mark.parametrize(
+    ("words", "name", "beside"), [((), "noise-1", "wait: for noise-1, which is being made already"), (("--name", "other"), "other", "download: ")]
+)
+def test_two_commands_that_pull_the_same_at_once_share_one_download(alone: World, front: Front, words: tuple[str, ...], name: str, beside: str) -> None:
+    front.faults = {"/blobs/": ["pass", "stall 2000000"]}
+    command = ("image", "pull", "--plain-http", f"{front.host}/team/noise:1")
+    with alone.begin(*command) as first:
+        assert front.held.wait(30)
+        with alone.begin(*command, *words) as second:
+            assert second.stderr is not None
+            assert any(beside in line.decode() for line in second.stderr), "it has ended"
+            assert alone.banger("image", "cache", "prune").returncode == 122
+            front.go.set()
+            said = [one.communicate(timeout=60)[0].decode() for one in (first, second)]
+    assert (first.returncode, second.returncode, said) == (0, 0, ["noise-1\n", f"{name}\n"])
+    assert len(front.blobs()) == 2, "the configuration and the layer"
+    assert (here(alone), partial(alone)) == (sorted({"noise-1", name}), [])
+
+
 def test_the_cache_is_a_layout_that_other_tools_read_and_is_pruned(alone: World, upstream: Daemon, tmp_path: Path) -> None:
     reference = f"{upstream.host}/team/box:1"
     alone.ok("image", "pull", "--plain-http", reference)

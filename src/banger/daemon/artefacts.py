@@ -10,8 +10,8 @@ import asyncio
 import difflib
 import logging
 import os
-from collections.abc import Callable, Mapping
-from contextlib import AsyncExitStack, suppress
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
@@ -23,7 +23,7 @@ from banger.host.proc import Life, ProcessId
 from banger.model import codec
 from banger.model.catalog import Entry, ImageEntry, ImageManifest, Manifest
 from banger.model.errors import AlreadyExists, BadRequest, BangerError, NotFound
-from banger.model.event import report, step
+from banger.model.event import step
 from banger.model.finding import Finding
 from banger.model.ids import valid_artefact_name
 from banger.model.published import OWN, SHIPPED, Offers, Origin
@@ -153,30 +153,34 @@ class Shelf(Generic[E, M, P]):
         entry = self.catalog.get(valid_artefact_name(name))
         if entry is None:
             raise self.missing(name)
-        lock = self.locks.setdefault(name, asyncio.Lock())
-        async with step(f"pull {self.noun}", f"pulling {name} from {self._whose(name)}"):
-            if lock.locked():
-                report(f"waiting for {name}, which is being made already")
-            async with lock:
-                if not force and (found := self.local(name)) is not None:
-                    return found
-                return await self._build(entry)
+        async with step(f"pull {self.noun}", f"pulling {name} from {self._whose(name)}"), self._turn(name):
+            if not force and (found := self.local(name)) is not None:
+                return found
+            return await self._build(entry)
 
     async def obtain(self, entry: E, same: Callable[[M], bool], *, fresh: Callable[[M], bool], ready: Callable[[], None]) -> M:
         """What is here under the entry's name, if it is the `same` and `fresh`; else it is made, and takes the place of the same when `ready` lets it.
 
         AlreadyExists when the name is another one's.
         """
-        lock = self.locks.setdefault(valid_artefact_name(entry.name), asyncio.Lock())
-        if lock.locked():
-            report(f"waiting for {entry.name}, which is being made already")
-        async with lock:
+        async with self._turn(valid_artefact_name(entry.name)):
             found = self.local(entry.name)
             if found is not None and same(found) and fresh(found):
                 return found
             if found is None or not same(found):
                 self._require_free(entry.name)
             return await self._build(entry, ready)
+
+    @asynccontextmanager
+    async def _turn(self, name: str) -> AsyncIterator[None]:
+        """Alone with a name. Who has to wait is told so, as a stage of its own: nothing else may happen for minutes."""
+        lock = self.locks.setdefault(name, asyncio.Lock())
+        async with step("wait", f"for {name}, which is being made already") if lock.locked() else nullcontext():
+            await lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
 
     async def amend(self, name: str, changed: Callable[[M], M]) -> None:
         """Write another manifest for what is here; what has gone meanwhile is left alone."""
