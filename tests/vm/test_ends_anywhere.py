@@ -12,7 +12,7 @@ tests/contract/test_helper_ends.py.
 
 The helper makes changes of links, firewall and maps and nothing else, and machines of other modes have none. Before each change and before each answer
 it dies in tests/contract/test_helper_ends.py (bridge) and tests/lab/inside/test_helper_ends.py (device-mapper); in the midst of a creation, a stop, a
-start and a change, with both, in tests/lab/inside/test_system.py.
+start, a change and a deletion, with both, in tests/lab/inside/test_system.py.
 """
 
 from __future__ import annotations

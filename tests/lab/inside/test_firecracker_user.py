@@ -74,12 +74,6 @@ def test_without_the_jailer_its_process_is_confined(placed: World) -> None:
     assert placed.ok("vm", "exec", "otter", "--", "sh", "-c", page(WEB, 8000)).strip() == FAR
 
 
-def test_without_a_network_it_is_confined_as_well(world: World) -> None:
-    world.env["BANGER_JAILER"] = "no"
-    world.ok("vm", "create", "--name", "otter")
-    confined(int(str(world.row("otter")["pid"])))
-
-
 def test_much_data_comes_through_whole_both_ways(placed: World, internet: Internet) -> None:
     """Firecracker's card hands over packets larger than the wire's, with their checksums still to be made."""
     script = (

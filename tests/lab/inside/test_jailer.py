@@ -1,4 +1,7 @@
-"""Firecracker behind the real jailer: whose it is, what it sees, what it may take; and that nothing of a jail is left, whoever dies when."""
+"""Firecracker behind the real jailer: whose it is, what it sees, what it may take; and that nothing of a jail is left, whoever dies when.
+
+Without it: test_firecracker.py.
+"""
 
 from __future__ import annotations
 
@@ -135,11 +138,13 @@ def test_it_may_not_take_more_than_its_limits(resting: Jailed) -> None:
     assert all(Path(f"/proc/{pid}/cmdline").read_bytes() == b"" for pid in found), "only the kernel's own threads are there, too"
 
 
-def test_all_of_it_works_and_stop_leaves_nothing_but_the_disk(otter: Jailed) -> None:
+def test_all_of_it_works_stop_leaves_nothing_but_the_disk_and_delete_nothing(otter: Jailed) -> None:
     world = otter.world
     assert world.ok("vm", "exec", "otter", "--", "sh", "-c", "echo kept > /kept; sync; echo to-the-console > /dev/ttyS0; id -u") == "0\n"
     until(lambda: "to-the-console" in world.ok("vm", "logs", "otter"), "the console")
     world.ok("vm", "stop", "otter")
+    assert not Path(f"/proc/{otter.pid}").exists()
+    assert not any(complaint in world.log() for complaint in ("is forced", "cannot power off"))
     assert not otter.folder.exists()
     assert otter.left() == {}
     overlay = world.state / "vms" / otter.id / "overlay.ext4"
@@ -151,17 +156,16 @@ def test_all_of_it_works_and_stop_leaves_nothing_but_the_disk(otter: Jailed) -> 
     assert take(world.root).beyond(otter.before) == {}
 
 
-@pytest.mark.parametrize("end", ["kill", "kill -9", "delete"])
-def test_however_it_ends_nothing_is_left(otter: Jailed, end: str) -> None:
-    world = otter.world
-    if end == "delete":
-        world.ok("vm", "delete", "otter")
-    elif end == "kill":
-        world.ok("vm", "kill", "otter")
-    else:
-        os.kill(otter.pid, signal.SIGKILL)
-    until(lambda: not otter.folder.exists(), "the end of its folder")
-    until(lambda: otter.left() == {}, f"the end of {otter.left()}")
+def test_however_it_is_killed_nothing_is_left_but_the_disk(otter: Jailed) -> None:
+    def gone() -> None:
+        until(lambda: not otter.folder.exists(), "the end of its folder")
+        until(lambda: otter.left() == {}, f"the end of {otter.left()}")
+
+    otter.world.ok("vm", "kill", "otter")
+    gone()
+    otter.world.ok("vm", "start", "otter")
+    os.kill(int(str(otter.world.row("otter")["pid"])), signal.SIGKILL)
+    gone()
 
 
 def test_a_daemon_that_died_finds_it_again_in_its_jail(otter: Jailed) -> None:
@@ -181,13 +185,23 @@ def test_a_daemon_that_died_finds_it_again_in_its_jail(otter: Jailed) -> None:
     assert world.ok("vm", "exec", "otter", "--", "echo", "again") == "again\n"
 
 
-@pytest.mark.parametrize("stage", ["jailer", "firecracker"])
-def test_a_daemon_that_dies_while_it_starts_leaves_nothing(world: World, stage: str) -> None:
+def test_a_daemon_that_dies_while_it_starts_leaves_nothing(world: World) -> None:
     """Held before the jailer does anything, and when Firecracker runs but has not answered."""
     before = take(world.root)
+    for stage in ("jailer", "firecracker"):
+        dies(world, stage)
+        until(lambda: beyond(before, world) == {}, f"the end of {beyond(before, world)}")
+        assert take(world.root).beyond(before).get("files", []) == []
+        world.kill_daemon()  # it knows the usual jailer
+    world.ok("vm", "create", "--name", "otter")
+    world.ok("vm", "delete", "otter")
+
+
+def dies(world: World, stage: str) -> None:
+    """The daemon, at that stage of a start; the next one serves."""
     real = shutil.which("jailer")
     assert real is not None
-    gate = world.root / "gate" / "jailer"
+    gate = world.root / stage / "jailer"
     gate.parent.mkdir()
     reached, fifo = gate.with_name("reached"), gate.with_name("fifo")
     os.mkfifo(fifo)
@@ -202,10 +216,7 @@ def test_a_daemon_that_dies_while_it_starts_leaves_nothing(world: World, stage: 
         creating.communicate(timeout=60)
     world.env.pop("BANGER_JAILER_PATH")
     world.ok("vm", "list")
-    until(lambda: beyond(before, world) == {}, f"the end of {beyond(before, world)}")
-    assert take(world.root).beyond(before).get("files", []) == []
-    world.ok("vm", "create", "--name", "otter")
-    world.ok("vm", "delete", "otter")
+    shutil.rmtree(gate.parent)
 
 
 def test_what_a_hostile_vmm_could_do_to_its_jail_does_not_lead_out(otter: Jailed) -> None:
@@ -226,14 +237,6 @@ def test_what_a_hostile_vmm_could_do_to_its_jail_does_not_lead_out(otter: Jailed
     assert (precious / "file").read_text() == "here"
     assert (precious / "file").stat().st_uid == 0
     shutil.rmtree(precious)
-
-
-def test_without_it_where_the_setting_says_so(world: World) -> None:
-    world.env["BANGER_JAILER"] = "no"
-    world.ok("vm", "create", "--name", "otter")
-    pid = int(str(world.row("otter")["pid"]))
-    assert Path(f"/proc/{pid}/root").readlink() == Path("/")
-    assert "Seccomp:\t2" in Path(f"/proc/{pid}/status").read_text()
 
 
 def test_with_it_or_not_at_all(world: World) -> None:

@@ -150,7 +150,7 @@ def test_the_service_takes_over_from_a_daemon_of_the_users_session(ada: Ada) -> 
     ada.settled()
 
 
-def test_a_machine_with_bridge_and_mapped_disk_is_the_same_after_both_were_restarted_and_killed(ada: Ada) -> None:
+def test_a_machine_with_bridge_and_mapped_disk_is_the_same_after_both_were_restarted_killed_uninstalled_and_installed_again(ada: Ada) -> None:
     ada.ok(*CREATE, "--name", "otter")
     row = ada.row("otter")
     assert (row["vmm"], row["network"]) == ("firecracker", "bridge")
@@ -165,6 +165,15 @@ def test_a_machine_with_bridge_and_mapped_disk_is_the_same_after_both_were_resta
     assert ada.boot_id("otter") == before
     command("ping", "-c", "1", "-W", "5", str(row["address"]).partition("/")[0])
     assert ada.row("otter")["pid"] == row["pid"]
+    system("uninstall")
+    assert not any(Path("/etc/systemd/system", unit).exists() for unit in UNITS)
+    assert not Path("/usr/local/lib/banger-helper").exists()
+    assert ada.boot_id("otter") == before
+    system("install", "--owner", ADA)
+    ada.settled()
+    assert ada.row("otter")["pid"] == row["pid"]
+    ada.ok("vm", "delete", "otter")
+    assert not Path("/dev/banger", f"banger-{row['id']}").exists()
 
 
 @pytest.fixture
@@ -195,22 +204,9 @@ def test_a_helper_that_dies_at_work_is_noticed_by_nobody_and_one_that_is_away_is
     done = ada.run("vm", "delete", "otter")
     assert (done.returncode, "helper" in done.stderr) == (123, True), done.stderr
     assert "is tried again" in json.loads(ada.ok("vm", "list", "--json"))[0]["note"]
+    mortal.write_text("4")
     command("systemctl", "start", "banger-helper.socket")
     until(lambda: json.loads(ada.ok("vm", "list", "--json")) == [], "the end of what was left over", 60)
+    assert not mortal.exists(), "the helper outlived the deletion"
     left = {kind: more for kind, more in take(HOME).beyond(before).items() if kind not in ("processes", "sockets", "cgroups")}
     assert left == {}
-
-
-def test_a_machine_goes_on_when_everything_is_uninstalled_and_is_deleted_after_the_next_installation(ada: Ada) -> None:
-    ada.ok(*CREATE, "--name", "badger")
-    row = ada.row("badger")
-    before = ada.boot_id("badger")
-    system("uninstall")
-    assert not any(Path("/etc/systemd/system", unit).exists() for unit in UNITS)
-    assert not Path("/usr/local/lib/banger-helper").exists()
-    assert ada.boot_id("badger") == before
-    system("install", "--owner", ADA)
-    ada.settled()
-    assert ada.row("badger")["pid"] == row["pid"]
-    ada.ok("vm", "delete", "badger")
-    assert not Path("/dev/banger", f"banger-{row['id']}").exists()
