@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from pathlib import Path
+from time import monotonic
 
 from banger.daemon import Daemon, compose
 from banger.daemon.operations import Progress
@@ -25,6 +26,8 @@ IMAGE = ImageManifest(name="box", source="debian", digest="sha256:1", size_bytes
 KERNEL = KernelManifest(name="linux", source="debian", digest="sha256:2", size_bytes=1, built=BUILT, release="6.1", architecture="x86_64")
 SETTINGS = Settings(default_image="box", network="none", memory_mib=256, vcpu=1, boot_timeout=0.3, stop_timeout=0.3)
 OTTER = VmSpec(name="otter")
+#: For something that takes milliseconds, on a busy host.
+SECONDS = 30.0
 
 
 class NoModules:
@@ -110,8 +113,8 @@ async def reach(stream: AsyncIterator[Progress[VmStatus]], stage: str) -> str:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Let other tasks go on until it holds; the fixture's time limit ends it."""
-    while True:
-        if condition():
-            return
+    """Let other tasks go on until it holds."""
+    deadline = monotonic() + SECONDS
+    while not condition():
+        assert monotonic() < deadline, f"it has not come within {SECONDS:g} s"
         await asyncio.sleep(0)
