@@ -10,9 +10,9 @@ import os
 import random
 from pathlib import Path
 
-from banger.host.logins import Logins
 from banger.host.proc import RealProc
-from banger.host.registry import RealRegistry
+from banger.host.web.logins import Logins
+from banger.host.web.registry import RealRegistry
 from banger.model.oci import Descriptor, Manifest, parse_document
 from banger.model.reference import parse_reference
 from banger.model.registry import parse_mirrors

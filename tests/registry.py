@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from banger.host.session import LEAST
+from banger.host.web.session import LEAST
 from banger.model import oci
 from tests.world import until
 

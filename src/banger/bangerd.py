@@ -37,14 +37,12 @@ from banger.host.files import RealFiles
 from banger.host.jail import RealJails
 from banger.host.kmod import RealKmod
 from banger.host.links import Links, RealLinks
-from banger.host.logins import Logins
 from banger.host.meters import RealMeters
 from banger.host.nameserver import RealNameServers
 from banger.host.nft import Nft, RealNft
 from banger.host.privilege import Held, Means, Privilege, Standing
 from banger.host.proc import RealProc
 from banger.host.qmp import RealQmp
-from banger.host.registry import RealRegistry
 from banger.host.remote import Line, remote
 from banger.host.resolver import RealResolver, Resolver
 from banger.host.rootfs import RealRootFs
@@ -52,6 +50,8 @@ from banger.host.seat import STEP_DOWN, listening_at, take_seat
 from banger.host.sqlite import RealDatabases
 from banger.host.stream import RealDialer
 from banger.host.web import RealWeb
+from banger.host.web.logins import Logins
+from banger.host.web.registry import RealRegistry
 from banger.model import codec
 from banger.model.build import build_id
 from banger.model.config import Settings, load_settings

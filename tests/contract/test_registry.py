@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from banger.host import session
-from banger.host.registry import RealRepository
+from banger.host.web import session
+from banger.host.web.registry import RealRepository
 from banger.model import oci
 from banger.model.errors import BangerError, Corrupt, DownloadFailed, NotFound
 from banger.model.reference import HUB_SERVER, parse_reference

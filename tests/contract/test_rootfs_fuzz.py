@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from banger.host.rootfs import Job, Layer, Limits
-from banger.host.rootfswrite import answer
+from banger.host.rootfs.write import answer
 from tests.layers import Item, file, folder, item, layer, link, packed, sound, symlink, tar
 from tests.tampering import harmless, spoil_tar, tried
 

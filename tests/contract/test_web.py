@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from banger.host.session import LEAST
 from banger.host.web import RealWeb, acceptable
+from banger.host.web.session import LEAST
 from banger.model.errors import BadRequest, BangerError, Corrupt, DownloadFailed, NotFound
 from tests.registry import Front, sha256
 from tests.unit.test_releases import archive
@@ -224,7 +224,7 @@ async def test_what_is_not_there_is_told(site: Site, tmp_path: Path) -> None:
 
 
 async def test_who_stops_sending_is_given_up(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("banger.host.session.STALL", 0.3)
+    monkeypatch.setattr("banger.host.web.session.STALL", 0.3)
     site.pages["/a"] = bytes(100_000)
     site.go.clear()
     with pytest.raises(DownloadFailed, match="has stalled"):

@@ -9,7 +9,7 @@ import ssl
 
 import pytest
 
-from banger.host.causes import cause
+from banger.host.web.causes import cause
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from banger.host.layerscan import Budget, scan_all
-from banger.host.layertree import Tree
 from banger.host.rootfs import Limits
-from banger.host.rootfsplan import Plan
+from banger.host.rootfs.plan import Plan
+from banger.host.rootfs.scan import Budget, scan_all
+from banger.host.rootfs.tree import Tree
 from banger.model.errors import BangerError, Corrupt
 from tests.layers import Item, file, folder, item, layer, link, packed, symlink, tar
 

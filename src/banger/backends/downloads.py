@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from banger.host import Host
     from banger.host.web import Told
 
-#: How long the largest may take, in seconds; who sends next to nothing is given up long before (host/session.py).
+#: How long the largest may take, in seconds; who sends next to nothing is given up long before (host/web/session.py).
 PATIENCE = 6 * 3600.0
 
 

@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     from banger.host.privilege import Privilege
     from banger.host.proc import Proc
     from banger.host.qmp import Qmp
-    from banger.host.registry import Registry
     from banger.host.resolver import Resolver
     from banger.host.rootfs import RootFs
     from banger.host.stream import Dialer
     from banger.host.web import Web
+    from banger.host.web.registry import Registry
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -21,8 +21,8 @@ import lz4.block
 
 from banger.host.files import CHUNK, explain
 from banger.host.kernelfile import KernelFacts, kernel_facts
-from banger.host.layertar import FILE, FOLDER, Entry, Reader, Source
 from banger.host.rootfs import Limits
+from banger.host.rootfs.tar import FILE, FOLDER, Entry, Reader, Source
 from banger.host.zstd import ZstdDecompressor, ZstdError
 from banger.model.errors import BadRequest, Corrupt
 

@@ -36,7 +36,7 @@ class Blobs(Protocol):
         """Where the blob is, or would be."""
 
     def memory(self, digest: str) -> Path:
-        """Where a layer's entries are remembered, or would be (host/layermemory.py); the folder is there."""
+        """Where a layer's entries are remembered, or would be (host/rootfs/memory.py); the folder is there."""
 
     def has(self, wanted: Descriptor) -> bool:
         """Whether the blob is here, whole."""

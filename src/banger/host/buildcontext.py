@@ -19,7 +19,7 @@ from typing import BinaryIO, Protocol
 
 import msgspec
 
-from banger.host.inflate import unpacked
+from banger.host.rootfs.inflate import unpacked
 from banger.model.dockerignore import Ignored, compiled_name, parse_ignored
 from banger.model.errors import BadRequest, Corrupt, NotFound
 

@@ -129,7 +129,7 @@ FAKE_TIME = {"E2FSPROGS_FAKE_TIME": "1"}
 
 
 def empty_command(path: Path, label: str, *, inodes: int, journal_mib: int) -> list[str]:
-    """One to be filled by host/ext2fs.py. UUID and hash seed come from the label, as in `root_command`; its times are FAKE_TIME."""
+    """One to be filled by host/rootfs/ext2fs.py. UUID and hash seed come from the label, as in `root_command`; its times are FAKE_TIME."""
     seed = str(uuid.uuid5(uuid.NAMESPACE_OID, f"banger {label}"))
     extended = f"root_owner=0:0,hash_seed={seed},lazy_itable_init=1,lazy_journal_init=1,nodiscard"
     return [

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import msgspec
 
-from banger.host.growing import Told
-from banger.host.registry import Document
+from banger.host.web.growing import Told
+from banger.host.web.registry import Document
 from banger.model import oci
 from banger.model.errors import DownloadFailed, NotFound
 from banger.model.oci import Descriptor

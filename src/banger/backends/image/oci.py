@@ -15,8 +15,8 @@ import msgspec
 from banger.backends.sources import ImageMaker
 from banger.host import Host
 from banger.host.blobs import digest_of
-from banger.host.registry import Repository
 from banger.host.rootfs import Layer, limits_of
+from banger.host.web.registry import Repository
 from banger.model import oci
 from banger.model.catalog import ImageConfig, ImageEntry, ImageManifest, ImagePart
 from banger.model.errors import BadRequest, Corrupt, NoSpace

@@ -1,7 +1,8 @@
 """Registries of images (OCI distribution specification 1.1): manifests and blobs, verified by digest and size, or a clear error.
 
-What is decided here: who may be asked (the registry's mirrors first) and for what. Peers (host/peer.py) know what is sent to whom: a login never leaves
-the host that it is for, nothing goes from https to http, plain http only when asked for. How a blob grows is that of all downloads (host/growing.py).
+What is decided here: who may be asked (the registry's mirrors first) and for what. Peers (host/web/peer.py) know what is sent to whom: a login never
+leaves the host that it is for, nothing goes from https to http, plain http only when asked for. How a blob grows is that of all downloads
+(host/web/growing.py).
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from typing import Protocol, TypeVar
 import msgspec
 
 from banger.host.blobs import digest_of
-from banger.host.growing import PAUSE, Growing, Told, persist
-from banger.host.logins import Logins
-from banger.host.peer import ADVICE, Peer
-from banger.host.session import Session
+from banger.host.web.growing import PAUSE, Growing, Told, persist
+from banger.host.web.logins import Logins
+from banger.host.web.peer import ADVICE, Peer
+from banger.host.web.session import Session
 from banger.model.errors import BangerError, Corrupt, NoSpace
 from banger.model.oci import ACCEPTED, LARGEST_MANIFEST, Descriptor
 from banger.model.reference import Reference

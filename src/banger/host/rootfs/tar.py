@@ -2,7 +2,7 @@
 
 V7, ustar, GNU and pax headers, all forms of GNU's sparse files. tarfile is not used: it reads a header of any length into memory, guesses where
 something is broken, and takes five times as long. Names, owners and sizes that a file system cannot have are refused here, with the entry's name; what
-is on top of what is another file's matter (host/layertree.py).
+is on top of what is another file's matter (host/rootfs/tree.py).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import msgspec
 
 from banger.host.rootfs import Limits
-from banger.host.sparsetar import areas_of, piece_map
+from banger.host.rootfs.sparse import areas_of, piece_map
 from banger.model.errors import Corrupt
 
 BLOCK = 512

@@ -6,9 +6,9 @@ import stat
 from array import array
 from collections.abc import Iterator
 
-from banger.host.ext2fs import BLOCK, INODE_SIZE
-from banger.host.ext4bytes import INLINE_EXTENTS, INLINE_LINK
-from banger.host.layertree import ROOT, Tree
+from banger.host.rootfs.ext2fs import BLOCK, INODE_SIZE
+from banger.host.rootfs.ext4bytes import INLINE_EXTENTS, INLINE_LINK
+from banger.host.rootfs.tree import ROOT, Tree
 from banger.model.errors import Corrupt
 
 MIB = 1 << 20

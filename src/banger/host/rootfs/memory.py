@@ -23,7 +23,7 @@ from banger.host.rootfs import Layer, Limits
 LARGEST = 32 << 20
 LENGTH, LONGEST_HEAD = 4, 4096
 #: The files that make entries of a layer.
-READERS = ("layertar", "sparsetar")
+READERS = ("tar", "sparse")
 
 
 class Memory(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

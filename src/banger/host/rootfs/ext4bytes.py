@@ -6,7 +6,7 @@ import stat
 import struct
 from collections.abc import Iterator, Sequence
 
-from banger.host.ext2fs import BLOCK, INODE_SIZE
+from banger.host.rootfs.ext2fs import BLOCK, INODE_SIZE
 
 #: Everything up to the project id: 128 bytes as ext2 has them, then those of which i_extra_isize (32) tells.
 INODE = struct.Struct("<HHIIIIIHHIII60sIIIIHHHHHHHHIIIIIII")

@@ -1,4 +1,4 @@
-"""The process that writes a root file system (see host/rootfs.py): `python -m banger.host.rootfswrite`, a Job on stdin, an Outcome on stdout.
+"""The process that writes a root file system (see host/rootfs/__init__.py): `python -m banger.host.rootfs.write`, a Job on stdin, an Outcome on stdout.
 
 Layers are read twice. First only their entries: what they amount to is then known, so the file system has the right size, what a later layer removes is
 never written, and nothing is written at all of what has a wrong digest. Then their contents, each straight to its blocks, while inodes and folders are
@@ -26,16 +26,16 @@ from typing import BinaryIO
 
 import msgspec
 
-from banger.host.ext2fs import BLOCK, Volume
 from banger.host.ext4 import FAKE_TIME, FULL, SUPERBLOCK, empty_command
-from banger.host.ext4bytes import EXTENTS, INLINE_EXTENTS, INLINE_LINK, LONGEST_EXTENT, Extent, device_body, extent_root, folder_blocks, inode
 from banger.host.files import explain
-from banger.host.inflate import unpacked
-from banger.host.layerscan import THREADS, Budget, Scanned, digest_for, name_of, scan_all, verify
-from banger.host.layertar import Source
-from banger.host.layertree import Tree
 from banger.host.rootfs import Job, Layer, Outcome, Written
-from banger.host.rootfsplan import FOUND_INODE, MIB, ROOT_INODE, Plan, Shape, journal
+from banger.host.rootfs.ext2fs import BLOCK, Volume
+from banger.host.rootfs.ext4bytes import EXTENTS, INLINE_EXTENTS, INLINE_LINK, LONGEST_EXTENT, Extent, device_body, extent_root, folder_blocks, inode
+from banger.host.rootfs.inflate import unpacked
+from banger.host.rootfs.plan import FOUND_INODE, MIB, ROOT_INODE, Plan, Shape, journal
+from banger.host.rootfs.scan import THREADS, Budget, Scanned, digest_for, name_of, scan_all, verify
+from banger.host.rootfs.tar import Source
+from banger.host.rootfs.tree import Tree
 from banger.model.errors import BadRequest, BangerError, Corrupt, HostLacks, NoSpace, ToolFailed, foreseen
 
 #: More layers than any registry allows.

@@ -1,4 +1,4 @@
-"""Root file systems out of an image's layers, by a process of their own (host/rootfswrite.py): neither the daemon's loop nor its memory takes part.
+"""Root file systems out of an image's layers, by a process of their own (host/rootfs/write.py): neither the daemon's loop nor its memory takes part.
 
 No privilege is needed, nothing is mounted, and nothing of a layer ever becomes a file of the host's: names, owners, devices and links exist only
 inside the one file that is written. That file is the caller's; a half-made one is removed here.
@@ -21,14 +21,14 @@ from banger.model.sizes import parse_size
 
 #: Inflating and writing 64 GiB on a slow disk.
 TIMEOUT = 4 * 3600.0
-WORKER = "banger.host.rootfswrite"
+WORKER = "banger.host.rootfs.write"
 
 
 class Layer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One layer, lowest first. `path` is the blob as it was fetched: a tar, plain or packed by gzip or zstd, which its first bytes tell.
 
     `diff_id` is the digest of the tar itself (`rootfs.diff_ids` of the image's config); it is verified before there is a root file system.
-    `memory` is the file that remembers the layer's entries for the next image with it (host/layermemory.py); empty: none does.
+    `memory` is the file that remembers the layer's entries for the next image with it (host/rootfs/memory.py); empty: none does.
     In a `plain` one names mean what they are: a file may be called as a whiteout is, and takes nothing away.
     """
 

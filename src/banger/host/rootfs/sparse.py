@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from banger.host.layertar import Reader
+    from banger.host.rootfs.tar import Reader
 
 BLOCK = 512
 #: How many areas a file may have.

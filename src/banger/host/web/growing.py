@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from banger.host.files import explain
-from banger.host.session import LEAST, Again
+from banger.host.web.session import LEAST, Again
 from banger.model.errors import Corrupt, DownloadFailed
 from banger.model.registry import parse_content_range
 

@@ -12,8 +12,8 @@ from __future__ import annotations
 import stat
 from array import array
 
-from banger.host.layertar import BLOCK_DEVICE, CHAR, FIFO, FILE, FOLDER, LINK, SYMLINK, Entry, Piece, shown
 from banger.host.rootfs import Limits
+from banger.host.rootfs.tar import BLOCK_DEVICE, CHAR, FIFO, FILE, FOLDER, LINK, SYMLINK, Entry, Piece, shown
 from banger.model.errors import Corrupt
 
 ROOT = 1

@@ -1,7 +1,7 @@
-"""Files from the web: one address to one file, by the way of all downloads (host/growing.py). The environment's proxies and the system's certificates
-count, redirects are followed, but never from a secure address to an insecure one.
+"""Downloads: here of one address to one file, and beside it (registry.py) of images, both in one way (growing.py).
 
-The caller removes the file.
+The environment's proxies and the system's certificates count, redirects are followed, but never from a secure address to an insecure one. The caller
+removes the file.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
 
-from banger.host.growing import PAUSE, Growing, persist
-from banger.host.session import HOPS, REDIRECTS, Advice, Again, Session, led, loopback
+from banger.host.web.growing import PAUSE, Growing, persist
+from banger.host.web.session import HOPS, REDIRECTS, Advice, Again, Session, led, loopback
 from banger.model.errors import BadRequest, DownloadFailed, NotFound
 from banger.model.registry import retry_after
 

@@ -18,7 +18,7 @@ from urllib.request import getproxies, proxy_bypass
 
 import msgspec
 
-from banger.host.causes import cause
+from banger.host.web.causes import cause
 from banger.model.errors import DownloadFailed
 from banger.model.registry import Login
 

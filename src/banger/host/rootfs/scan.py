@@ -1,7 +1,7 @@
 """Layers read once each: their entries go to a file without a name, for a tree to be made of them, and their digests are verified.
 
 Two layers at a time, each in a thread: unpacking and digesting leave Python's lock to others. What is kept of a layer is on disk, not in memory. The
-entries of one that is remembered (host/layermemory.py) are not read again; it is verified when its content is.
+entries of one that is remembered (host/rootfs/memory.py) are not read again; it is verified when its content is.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import IO, BinaryIO
 
 import msgspec
 
-from banger.host import layermemory
-from banger.host.inflate import unpacked
-from banger.host.layertar import Entry, Reader, Source, shown
 from banger.host.rootfs import Layer, Limits
+from banger.host.rootfs.inflate import unpacked
+from banger.host.rootfs.memory import keep, recall
+from banger.host.rootfs.tar import Entry, Reader, Source, shown
 from banger.model.errors import Corrupt
 
 BATCH = 512
@@ -123,7 +123,7 @@ def scan_all(layers: Sequence[Layer], folder: Path, budget: Budget) -> list[Scan
 
 
 def _scan(layer: Layer, folder: Path, budget: Budget, digesters: ThreadPoolExecutor) -> Scanned:
-    recalled = layermemory.recall(layer, budget.limits)
+    recalled = recall(layer, budget.limits)
     if recalled is not None:
         file, memory = recalled
         if budget.remembered(memory.size, memory.entries):
@@ -143,7 +143,7 @@ def _read(layer: Layer, folder: Path, budget: Budget, digesters: ThreadPoolExecu
         budget.entered(kept.flush(), reader)
         source.drain()
     verify(layer, digest)
-    layermemory.keep(layer, kept.file, budget.limits, size=source.at, count=kept.every)
+    keep(layer, kept.file, budget.limits, size=source.at, count=kept.every)
     return kept
 
 

@@ -1,7 +1,7 @@
 """One place that is asked for one repository: requests with what the place wants to know of us.
 
 A `Peer` is a server and a name there; it keeps the token that the server's own token service gave for it. Its connections are the pull's
-(host/session.py).
+(host/web/session.py).
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from urllib.parse import urlencode, urlsplit
 
 import msgspec
 
-from banger.host.logins import Logins
-from banger.host.session import HOPS, REDIRECTS, STALL, Advice, Again, Session, led
+from banger.host.web.logins import Logins
+from banger.host.web.session import HOPS, REDIRECTS, STALL, Advice, Again, Session, led
 from banger.model.errors import Corrupt, DownloadFailed, NotFound
 from banger.model.registry import Challenge, Login, Token, complaint, parse_challenge, retry_after
 
