@@ -13,7 +13,7 @@ from banger.model.errors import (
     WrongState,
 )
 from banger.model.ids import VmId
-from banger.model.parts import MachinePart
+from banger.model.parts import MachinePart, Part
 from banger.model.vm import VmSpec, VmState
 from tests.place import OTTER, Place, result, until
 
@@ -99,6 +99,26 @@ async def test_no_machine_is_started_that_is_being_deleted(place: Place) -> None
         await starting
     await deleting
     assert place.clean()
+
+
+async def test_once_the_vmm_has_gone_network_and_disk_are_let_go_of_at_the_same_time(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    daemon = await place.daemon()
+    await result(await daemon.vms.create(OTTER, start=False, wait="agent"))
+    resources, both, seen = daemon.vms.resources, asyncio.Barrier(2), list[str]()
+
+    async def removed(part: Part) -> None:
+        seen.append(type(part).__name__)
+        if not isinstance(part, MachinePart):
+            async with asyncio.timeout(5):
+                await both.wait()
+            raise OSError(f"{type(part).__name__} is busy")
+
+    monkeypatch.setattr(resources, "remove", removed)
+    monkeypatch.setattr(resources, "detach", removed)
+    with pytest.raises(OSError, match="NicPart is busy") as caught:
+        await resources.remove_volatile(daemon.vms.roster.find("otter").plan)
+    assert seen == ["MachinePart", "NicPart", "DiskPart"]
+    assert caught.value.__notes__ == ["also left over: DiskPart is busy"]
 
 
 async def test_a_deletion_that_fails_can_be_repeated(place: Place) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Awaitable
 from banger.daemon import plan as planning
 from banger.daemon.entry import Entry
 from banger.daemon.guests import Conversation, Hello, converse
-from banger.daemon.resources import Resources, volatile
+from banger.daemon.resources import Resources
 from banger.daemon.ssh import KnownHosts
 from banger.daemon.store import Phase
 from banger.host import Host
@@ -258,10 +258,7 @@ class Machine:
         self.entry.forget()
         self.connected.clear()
         try:
-            try:
-                await self.resources.remove_all(*volatile(self.plan))
-            finally:
-                await self.resources.detach(self.plan.disk)
+            await self.resources.remove_volatile(self.plan)
             self.dirty = False
         finally:
             if conversation is not None:

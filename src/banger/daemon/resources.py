@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 from banger.backends import load, names
 from banger.backends.bases import require_unchanged
@@ -15,6 +18,7 @@ from banger.model.parts import DiskPart, MachinePart, NicPart, Part
 from banger.model.vm import VmPlan
 
 log = logging.getLogger(__name__)
+P = TypeVar("P", bound=Part)
 
 
 class Resources:
@@ -63,21 +67,24 @@ class Resources:
         if isinstance(disk, Attachable):
             await disk.detach(part)
 
-    async def remove_all(self, *parts: Part) -> None:
-        """Remove all of them, the last first, whatever fails on the way; then raise the first failure, with the others as its notes."""
-        failures: list[BangerError | OSError] = []
-        for part in reversed(parts):
-            try:
-                await self.remove(part)
-            except (BangerError, OSError) as error:
-                log.warning("%s of %s is left over: %s", part.backend, part.vm, error)
-                failures.append(error)
-        if failures:
-            for other in failures[1:]:
-                failures[0].add_note(f"also left over: {other}")
-            raise failures[0]
+    async def remove_volatile(self, plan: VmPlan) -> None:
+        """Remove what lives as long as the VMM's process, whatever fails on the way; then raise the first failure, with the others as its notes.
 
+        First the VMM; then its network, and the host's hold on its disk, at the same time: each waits for the kernel, and none for the other.
+        """
+        failures = [await self._failure(plan.machine, self.remove)]
+        failures += await asyncio.gather(self._failure(plan.nic, self.remove), self._failure(plan.disk, self.detach))
+        left = [error for error in failures if error is not None]
+        for other in left[1:]:
+            left[0].add_note(f"also left over: {other}")
+        if left:
+            raise left[0]
 
-def volatile(plan: VmPlan) -> tuple[Part, ...]:
-    """What lives as long as the VMM's process, in the order of making."""
-    return (plan.nic, plan.machine)
+    async def _failure(self, part: P, removal: Callable[[P], Awaitable[None]]) -> BangerError | OSError | None:
+        """Why a part cannot be removed; None when it is."""
+        try:
+            await removal(part)
+        except (BangerError, OSError) as error:
+            log.warning("%s of %s is left over: %s", part.backend, part.vm, error)
+            return error
+        return None
