@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tests.conformance import LAB_TARGETS
 from tests.lab import luggage, payload
-from tests.world import ROOT, SHELF, World, fill_shelf, shelved
+from tests.world import ROOT, SHELF, World, fill_shelf, shelved, until
 
 NAME = "lab"
 BOOT, BUILD, TESTS = 240.0, 900.0, 2400.0
@@ -117,7 +117,9 @@ class Lab:
         if not processor.exists():
             processor.write_bytes((ROOT / "tests" / "lab" / "processor.py").read_bytes())
             processor.chmod(0o755)
+        self.mended = root / "mended"
         self.world.env |= {"PATH": f"{commands}{os.pathsep}{self.world.env['PATH']}", "LAB_PAYLOAD": str(self.disk)}
+        self.world.env |= {"LAB_MENDER": str(ROOT / "tests" / "lab" / "mender.py"), "LAB_MENDED": str(self.mended)}
 
     def start(self) -> None:
         """Build what is missing, boot, and make KVM and the payload available inside."""
@@ -175,7 +177,9 @@ class Lab:
         return self.world.banger("vm", "logs", NAME).stdout.decode("utf-8", "replace")[-12000:]
 
     def close(self) -> None:
-        """End it; what it leaves behind is a failure."""
+        """End it; what it leaves behind is a failure. The mender needs a moment to see that there is nothing to mend any more."""
+        self.world.banger("vm", "kill", NAME)
+        until(lambda: not any("mender.py" in words for words in self.world.processes().values()), "the mender's end")
         self.world.close()
 
 

@@ -1,5 +1,8 @@
 #!/usr/bin/env python3
-"""Stands before QEMU on the lab machine's PATH: gives it a processor with (emulated) AMD-V, and the payload as one more disk. Then it is QEMU."""
+"""Stands before QEMU on the lab machine's PATH: gives it a processor with (emulated) AMD-V, and the payload as one more disk. Then it is QEMU.
+
+Beside it stands what mends that processor (mender.py); it belongs to nobody, and ends with QEMU.
+"""
 
 from __future__ import annotations
 
@@ -26,5 +29,23 @@ def changed(words: list[str], payload: str) -> list[str]:
     return [*words, "-drive", drive, "-device", "virtio-blk-device,drive=payload,serial=payload"]
 
 
+def attend(mender: str, book: str) -> None:
+    """Start the mender, for the QEMU that this process becomes; banger starts that where its sockets are."""
+    pid, monitor = os.getpid(), str(Path.cwd() / "qmp.sock")
+    child = os.fork()
+    if child:
+        os.waitpid(child, 0)
+        return
+    os.setsid()
+    if os.fork() == 0:
+        nothing = os.open(os.devnull, os.O_RDWR)
+        for stream in range(3):
+            os.dup2(nothing, stream)
+        os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+        os.execv(sys.executable, [sys.executable, "-I", "-S", mender, str(pid), monitor, book])
+    os._exit(0)
+
+
 if __name__ == "__main__":
+    attend(os.environ["LAB_MENDER"], os.environ["LAB_MENDED"])
     os.execv(real(os.environ["PATH"]), [BINARY, *changed(sys.argv[1:], os.environ["LAB_PAYLOAD"])])

@@ -10,9 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.conformance import LAB_TARGETS, PROPERTY
-from tests.lab import laboratory, payload
+from tests.lab import laboratory, mender, payload
 from tests.lab.laboratory import Lab
 from tests.lab.standing import Standing
+from tests.world import until
 
 pytestmark = pytest.mark.timeout(3600)
 #: By target and test: empty when it passed, else what it said.
@@ -56,6 +57,7 @@ def lab(shelf: None) -> Iterator[Lab]:
             made.start()
             made.bring(payload.wheel())
             yield made
+            print(made.mended.read_text() if made.mended.exists() else "")
         finally:
             made.close()
             shutil.rmtree(made.world.root)
@@ -93,6 +95,25 @@ def test_inside(results: Results, target: str, name: str, record_property: Calla
         record_property(PROPERTY, (target, name))
     assert (target, name) in results, "it did not run"
     assert not results[target, name], results[target, name]
+
+
+def test_a_processor_that_the_emulator_makes_deaf_is_mended(lab: Lab) -> None:
+    """What QEMU does now and then by itself (mender.py) is done to it on purpose."""
+    (row,) = lab.world.rows()
+    pid, (folder,) = int(str(row["pid"])), (lab.world.root / "state/banger/run").glob("*/qmp.sock")
+    before = lab.mended.read_text().count("had lost") if lab.mended.exists() else 0
+
+    def deafen() -> bool:
+        """Whether one had nothing to do just now, so that it could be done."""
+        with mender.Monitor(str(folder)) as qemu:
+            qemu.ask("stop")
+            done = [mender.turned(pid, registers, on=False) for registers in qemu.halted()]
+            qemu.ask("cont")
+        return any(done)
+
+    until(deafen, "a processor that has nothing to do")
+    until(lambda: lab.mended.exists() and lab.mended.read_text().count("had lost") > before, "the mender's word")
+    assert lab.ok("echo", "well") == "well\n"
 
 
 def test_machines_live_through_a_power_cut_of_the_host(lab: Lab) -> None:
