@@ -177,10 +177,14 @@ class Lab:
         return self.world.banger("vm", "logs", NAME).stdout.decode("utf-8", "replace")[-12000:]
 
     def close(self) -> None:
-        """End it; what it leaves behind is a failure. The mender needs a moment to see that there is nothing to mend any more."""
-        self.world.banger("vm", "kill", NAME)
-        until(lambda: not any("mender.py" in words for words in self.world.processes().values()), "the mender's end")
+        """End it; what it leaves behind is a failure."""
+        self.end()
         self.world.close()
+
+    def end(self) -> None:
+        """Delete it. Its mender needs a moment to see that there is nothing to mend any more."""
+        self.world.banger("vm", "delete", NAME)
+        until(lambda: not any("mender.py" in words for words in self.world.processes().values()), "the mender's end")
 
 
 def environment(more: Mapping[str, str]) -> list[str]:
