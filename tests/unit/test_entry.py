@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 import msgspec
@@ -75,6 +76,26 @@ async def test_the_next_daemon_knows_it_and_starts_nothing(server: Place) -> Non
     later = await server.daemon()
     await until(lambda: later.vms.show("web").entrypoint == RUNNING)
     assert ops(guest_of(server)).count("identity") == 1
+
+
+async def test_whoever_gives_up_meanwhile_leaves_the_question_to_the_next(server: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    daemon = await server.daemon()
+    made = await result(await daemon.vms.create(web(), start=True, wait="agent"))
+    machine, asked = daemon.vms.machines[made.id], asyncio.Event()
+    machine.entry.forget()
+
+    async def never(_: object) -> object:
+        asked.set()
+        return await asyncio.Event().wait()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(machine.conversation, "open", never)
+        meeting = asyncio.create_task(machine.meet(5))
+        await asked.wait()
+        meeting.cancel()
+        await asyncio.wait([meeting])
+    await machine.meet(5)
+    assert daemon.vms.show("web").entrypoint == RUNNING
 
 
 async def test_it_gets_its_signal_and_time_to_end_before_the_power_goes(server: Place) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -75,15 +75,13 @@ class Builder:
         if packing.digest != digest:
             raise Corrupt("the context was changed while it was read", hint="try again when nobody writes to it")
 
-    async def settled(self, keep: Callable[[Path], object]) -> None:
+    async def settled(self, keep: Callable[[Path], Awaitable[None]]) -> None:
         """Have all that was written on its disk, and nothing more written while `keep` copies the disk's own file."""
         await (await self.talk()).request({"op": "sync"}, timeout=SYNC)
         plan, vmm = self.machine.plan, self.machine.resources.vmm(self.machine.plan)
         vmm.signal(plan.machine, signal.SIGSTOP)
         try:
-            done = keep(own_file(self.host.paths, plan.disk))
-            if asyncio.iscoroutine(done):
-                await done
+            await keep(own_file(self.host.paths, plan.disk))
         finally:
             vmm.signal(plan.machine, signal.SIGCONT)
 

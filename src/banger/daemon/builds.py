@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -33,6 +33,7 @@ from banger.model.event import report, step
 from banger.model.ids import valid_artefact_name
 from banger.model.inits import init_of
 from banger.model.oci import Pruned
+from banger.model.paths import whole
 from banger.model.recipe import AnyStep, BuildSpec, Copy, Recipe, Run, check_given, first_key, next_key, recipe, start_of, unclaimed, whole_key
 from banger.model.vm import VmSpec
 
@@ -98,7 +99,7 @@ class Builds:
         if known is not None:
             report(f"nothing has changed since image {known.name} was made")
             return known if known.name == asked.name else await self._again(asked, known)
-        async with self._staged(asked.name) as staging:
+        with self._staged(asked.name) as staging:
             written = await self._perform(asked, work, staging / "rootfs.ext4")
             manifest = await self._manifest(asked.name, "build", base, work.recipe.config, written, staging)
             return await self._publish(msgspec.structs.replace(manifest, recipe=work.whole), staging, force=asked.force)
@@ -147,7 +148,7 @@ class Builds:
 
     async def _again(self, asked: BuildSpec, known: ImageManifest) -> ImageManifest:
         """The same files under another name."""
-        async with self._staged(asked.name) as staging:
+        with self._staged(asked.name) as staging:
             self.host.files.link(self.images.base(known), staging / "rootfs.ext4")
             return await self._publish(msgspec.structs.replace(known, name=asked.name), staging, force=asked.force)
 
@@ -206,7 +207,7 @@ class Builds:
         base = self.images.show(machine.plan.image)
 
         async def work() -> ImageManifest:
-            async with self._staged(name) as staging:
+            with self._staged(name) as staging:
                 written = await self._read(reference, name, staging / "rootfs.ext4")
                 manifest = await self._manifest(name, "commit", base, machine.plan.config, written, staging)
                 return await self._publish(manifest, staging, force=force)
@@ -241,8 +242,14 @@ class Builds:
 
     # -- both -----------------------------------------------------------------------------------------------------------------------------------
 
-    def _staged(self, name: str) -> Staged:
-        return Staged(self.host, self.images.shelf.staging(name))
+    @contextmanager
+    def _staged(self, name: str) -> Iterator[Path]:
+        """A staging folder for the length of a block; in the end it is gone, or what it was exchanged for is."""
+        path = self.images.shelf.staging(name)
+        try:
+            yield self.host.files.private_folder(path)
+        finally:
+            self.host.files.remove_tree(path)
 
     async def _manifest(self, name: str, source: str, base: ImageManifest, config: ImageConfig, written: Written, staging: Path) -> ImageManifest:
         rootfs = staging / "rootfs.ext4"
@@ -294,19 +301,6 @@ class Reading:
             raise BadRequest(f"more is copied than an image may hold ({self.limit} bytes)", hint="leave something out by a .dockerignore")
 
 
-class Staged:
-    """A staging folder for the length of a block, and what it was exchanged for."""
-
-    def __init__(self, host: Host, path: Path) -> None:
-        self.host, self.path = host, path
-
-    async def __aenter__(self) -> Path:
-        return self.host.files.private_folder(self.path)
-
-    async def __aexit__(self, *_: object) -> None:
-        self.host.files.remove_tree(self.path)
-
-
 def told(made: Dockerfile, each: AnyStep, error: BaseException) -> BangerError:
     """An error with file and line before it."""
     kind: Callable[..., BangerError] = type(error) if isinstance(error, BangerError) else BadRequest
@@ -320,10 +314,3 @@ def folder(path: str) -> Path:
         if whole(path).is_dir():
             return Path(path)
     raise NotFound(f"there is no folder {path}", hint="name the folder with what is copied")
-
-
-def whole(path: str) -> Path:
-    """A path that says where it begins: the daemon is somewhere else than who asks."""
-    if not path.startswith("/") or "\0" in path:
-        raise BadRequest(f"the path {path!r} does not begin with '/'", hint="give the whole path")
-    return Path(path)

@@ -22,6 +22,7 @@ from banger.model.catalog import ImageManifest, KernelManifest
 from banger.model.errors import AlreadyExists, BadRequest, Corrupt, NotFound
 from banger.model.event import report, step
 from banger.model.operation import Loaded, Saved
+from banger.model.paths import whole
 from banger.model.releases import valid_digest
 from banger.model.volume import HEAD, LARGEST, Kind, recognise
 
@@ -184,8 +185,7 @@ class Bundles:
 
 def absolute(file: str) -> Path:
     """The path; BadRequest when it is not a whole one, NotFound when its folder is not there."""
-    if not file.startswith("/") or "\0" in file:
-        raise BadRequest(f"the path {file!r} does not begin with '/'", hint="give the whole path")
-    if not Path(file).parent.is_dir():
-        raise NotFound(f"there is no folder {Path(file).parent}")
-    return Path(file)
+    path = whole(file)
+    if not path.parent.is_dir():
+        raise NotFound(f"there is no folder {path.parent}")
+    return path

@@ -26,16 +26,25 @@ class Entry:
         self.name, self.tasks = name, tasks
         self.seen: Entrypoint | None = None
         self.stream: GuestStream | None = None
+        #: The conversation in which it was asked.
+        self.asked: Conversation | None = None
         self.over = asyncio.Event()
 
     async def attend(self, conversation: Conversation) -> None:
-        """Hear from now on how it is with it; returns once it has started, or cannot. What the agent does not tell is noted, and no reason to fail."""
+        """Hear from now on how it is with it; returns once it has started, or cannot. What the agent does not tell is noted, and no reason to fail.
+
+        Once in a conversation; whoever gives up before there is an answer leaves the question to the next.
+        """
+        if self.asked is conversation:
+            return
         self.over = asyncio.Event()
         try:
             self.stream = stream = await conversation.open({"op": "command"})
         except BangerError as error:
             log.warning("what the image of %s runs is not known: %s", self.name, error)
+            self.asked = conversation
             return
+        self.asked = conversation
         while stream.waiting:  # credit may come before what has opened the stream
             if await self._hear(conversation, stream):
                 return
@@ -82,7 +91,7 @@ class Entry:
 
     def forget(self) -> None:
         """The machine is down."""
-        self.seen = self.stream = None
+        self.seen = self.stream = self.asked = None
 
 
 def _seen(kind: int, payload: bytes) -> Entrypoint | None:

@@ -156,8 +156,8 @@ class Machine:
             if self.conversation is None or self.conversation.broken is not None:
                 self.conversation = await self._begin(timeout)
                 self.boot_id = self.conversation.hello.boot_id
-                if self.plan.entrypoint:
-                    await self.entry.attend(self.conversation)
+            if self.plan.entrypoint:
+                await self.entry.attend(self.conversation)
             return self.conversation
 
     async def _begin(self, timeout: float) -> Conversation:

@@ -17,8 +17,9 @@ from banger.daemon.operations import Operations, Progress
 from banger.host import Host
 from banger.host.proc import Life, ProcessId
 from banger.model import codec
-from banger.model.errors import AlreadyExists, BadRequest, Corrupt, DownloadFailed, HostLacks, NotFound
+from banger.model.errors import AlreadyExists, Corrupt, DownloadFailed, HostLacks, NotFound
 from banger.model.event import report, step
+from banger.model.paths import whole
 from banger.model.releases import (
     BINARIES,
     DEFAULT,
@@ -61,8 +62,8 @@ class Releases:
         """Install one as an operation; BadRequest and HostLacks at once for what cannot be meant."""
         if self.host.facts.architecture() != "x86_64":
             raise HostLacks(f"Firecracker is installed on x86_64 only for now; this is {self.host.facts.architecture()}")
-        if file is not None and not file.startswith("/"):
-            raise BadRequest(f"the path {file!r} does not begin with '/'", hint="give the whole path")
+        if file is not None:
+            whole(file)
         asked = valid_version(version) if version else None
         digest = valid_digest(sha256) if sha256 else None
         subject = asked or (file if file else DEFAULT)

@@ -20,7 +20,7 @@ from typing import BinaryIO, Protocol
 import msgspec
 
 from banger.host.rootfs.inflate import unpacked
-from banger.model.dockerignore import Ignored, compiled_name, parse_ignored
+from banger.model.dockerignore import Ignored, compiled_name, parse_ignored, plain_parts
 from banger.model.errors import BadRequest, Corrupt, NotFound
 
 CHUNK = 1 << 20
@@ -103,14 +103,8 @@ class Context:
 
     def _matches(self, source: str) -> list[str]:
         """Names from the context, in order, by a pattern each of whose parts is one of names."""
-        parts: list[str] = []
-        for part in source.split("/"):
-            if part == "..":
-                parts = parts[:-1]
-            elif part not in ("", "."):
-                parts.append(part)
         found = [""]
-        for part in parts:
+        for part in plain_parts(source):
             found = [name for folder in found for name in self._named(folder, part)]
         return [name for name in found if not name or not self.ignored(name) or (self.ignored.exceptions and self._something(name))]
 

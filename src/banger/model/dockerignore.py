@@ -134,7 +134,7 @@ def parse_ignored(text: str, *, file: str) -> Ignored:
         if not pattern or line.startswith("#"):
             continue
         kept = pattern.startswith("!")
-        pattern = _plain(pattern[1:].strip() if kept else pattern)
+        pattern = "/".join(plain_parts(pattern[1:].strip() if kept else pattern))
         if kept and not pattern:
             raise BadRequest(f"{file}:{number}: '!' without a pattern")
         if not pattern:
@@ -148,12 +148,12 @@ def parse_ignored(text: str, *, file: str) -> Ignored:
     return Ignored(lines)
 
 
-def _plain(pattern: str) -> str:
-    """Without `.`, `..` and slashes that mean nothing."""
+def plain_parts(path: str) -> list[str]:
+    """A path or pattern from its root: without `.`, `..` and slashes that mean nothing."""
     parts: list[str] = []
-    for part in pattern.split("/"):
+    for part in path.split("/"):
         if part == "..":
             parts = parts[:-1]
         elif part not in ("", "."):
             parts.append(part)
-    return "/".join(parts)
+    return parts

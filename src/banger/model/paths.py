@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from banger.model.errors import BadRequest
 from banger.model.ids import VmId
 
 
@@ -161,3 +162,10 @@ class Paths(msgspec.Struct, frozen=True, kw_only=True):
     def blank_overlay(self, size: int) -> Path:
         """An empty ext4 of `size` bytes, to be copied sparsely for each new machine."""
         return self.cache / "overlay" / f"{size}.ext4"
+
+
+def whole(text: str) -> Path:
+    """A path that says where it begins, as it must since the daemon is somewhere else than who asks; BadRequest for any other."""
+    if not text.startswith("/") or "\0" in text:
+        raise BadRequest(f"the path {text!r} does not begin with '/'", hint="give the whole path")
+    return Path(text)

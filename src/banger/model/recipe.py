@@ -13,6 +13,7 @@ import msgspec
 
 from banger.model.catalog import ImageConfig
 from banger.model.dockerfile import Dockerfile, Document, Instruction
+from banger.model.dockerignore import plain_parts
 from banger.model.dockerwords import WordError, expand, expand_document, pairs, split
 from banger.model.errors import BadRequest
 
@@ -347,13 +348,7 @@ def _arguments(made: Dockerfile, one: Instruction, variables: Mapping[str, str])
 
 def absolute(path: str, workdir: str) -> str:
     """A path of the image from its root, without `.` and `..`; what is not absolute begins at the working directory."""
-    parts: list[str] = []
-    for part in (path if path.startswith("/") else f"{workdir}/{path}").split("/"):
-        if part == "..":
-            parts = parts[:-1]
-        elif part not in ("", "."):
-            parts.append(part)
-    return "/" + "/".join(parts)
+    return "/" + "/".join(plain_parts(path if path.startswith("/") else f"{workdir}/{path}"))
 
 
 def first_key(base: str, base_config: ImageConfig) -> str:
