@@ -69,7 +69,7 @@ def halted(text: str) -> list[bytes]:
     found = []
     for part in text.split("CPU#")[1:]:
         values = {name: int(value, 16) for name, value in REGISTER.findall(part)}
-        if " HLT=1" in part and values["RFL"] & INTERRUPTS:
+        if " HLT=1" in part and values.get("RFL", 0) & INTERRUPTS:  # before it is in long mode it has another name
             found.append(struct.pack(f"<{len(ORDER)}Q", *(values[name] for name in ORDER)))
     return found
 
@@ -106,20 +106,20 @@ def deaf(pid: int, monitor: str) -> set[bytes]:
         return {registers for registers in qemu.halted() if turned(pid, registers, on=True, change=False)}
 
 
-def watch(pid: int, monitor: str, book: Path) -> None:
-    """Until that QEMU has ended; what is mended, and what cannot be looked at, is written down."""
+def watch(pid: int, monitor: str) -> None:
+    """Until that QEMU has ended; what is mended, and what cannot be looked at, is said on stderr, which is a file."""
     handle, before = os.pidfd_open(pid), set[bytes]()
     while not select.select([handle], [], [], POLL)[0]:
         try:
             now = deaf(pid, monitor)
-            words = [f"QEMU {pid} had lost GIF of a processor" for registers in now & before if turned(pid, registers, on=True)]
-            before = now
-        except OSError as error:  # it is just beginning, or just ending; or we may not
-            words = [f"QEMU {pid} was not looked at: {error}"]
-        if words:
-            with book.open("a") as file:
-                file.write("".join(f"{word}\n" for word in words))
+        except (OSError, ValueError, StopIteration) as error:  # it is just beginning, or just ending and cut short; or we may not
+            print(f"QEMU {pid} was not looked at: {error!r}", file=sys.stderr, flush=True)
+            continue
+        for registers in now & before:
+            if turned(pid, registers, on=True):
+                print(f"QEMU {pid} had lost GIF of a processor", file=sys.stderr, flush=True)
+        before = now
 
 
 if __name__ == "__main__":
-    watch(int(sys.argv[1]), sys.argv[2], Path(sys.argv[3]))
+    watch(int(sys.argv[1]), sys.argv[2])

@@ -39,10 +39,11 @@ def attend(mender: str, book: str) -> None:
     os.setsid()
     if os.fork() == 0:
         nothing = os.open(os.devnull, os.O_RDWR)
-        for stream in range(3):
-            os.dup2(nothing, stream)
+        written = os.open(book, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        for stream, place in enumerate((nothing, written, written)):
+            os.dup2(place, stream)
         os.closerange(3, os.sysconf("SC_OPEN_MAX"))
-        os.execv(sys.executable, [sys.executable, "-I", "-S", mender, str(pid), monitor, book])
+        os.execv(sys.executable, [sys.executable, "-I", "-S", mender, str(pid), monitor])
     os._exit(0)
 
 

@@ -48,8 +48,8 @@ def asked(request: pytest.FixtureRequest) -> list[tuple[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def lab(shelf: None) -> Iterator[Lab]:
-    """A lab machine with this checkout in it, as its users get it."""
+def lab(request: pytest.FixtureRequest, shelf: None) -> Iterator[Lab]:
+    """A lab machine with this checkout in it, as its users get it. What was mended in it is told, whatever came of the tests."""
     with payload.alone():
         Standing().end()  # one lab machine at a time
         made = laboratory.make()
@@ -57,8 +57,9 @@ def lab(shelf: None) -> Iterator[Lab]:
             made.start()
             made.bring(payload.wheel())
             yield made
-            print(made.mended.read_text() if made.mended.exists() else "")
         finally:
+            if made.mended.exists() and made.mended.read_text():
+                request.config.get_terminal_writer().line(f"\n{made.mended.read_text()}")
             made.close()
             shutil.rmtree(made.world.root)
 
