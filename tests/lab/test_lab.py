@@ -59,7 +59,8 @@ def lab(request: pytest.FixtureRequest, shelf: None) -> Iterator[Lab]:
             yield made
         finally:
             if made.mended.exists() and made.mended.read_text():
-                request.config.get_terminal_writer().line(f"\n{made.mended.read_text()}")
+                with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+                    print(f"\n{made.mended.read_text()}")
             made.close()
             shutil.rmtree(made.world.root)
 
