@@ -28,7 +28,7 @@ from tests.world import KERNEL, SHELF, SLIM, World
 
 CROWD = 20
 PORT = 1024
-CORES = os.cpu_count() or 1
+CORES = len(os.sched_getaffinity(0))
 
 
 def create(here: World, name: str, memory: int = 128) -> float:

@@ -13,7 +13,8 @@ import struct
 import sys
 
 TUNSETIFF, IFF_TAP, IFF_NO_PI = 0x400454CA, 0x0002, 0x1000
-RTMGRP_LINK, RTM_NEWLINK, IFF_RUNNING = 1, 16, 0x40
+RTMGRP_LINK, RTM_NEWLINK, IFF_RUNNING, IFF_LOWER_UP = 1, 16, 0x40, 0x10000
+UP = IFF_RUNNING | IFF_LOWER_UP
 LENGTH = struct.Struct(">I")
 
 
@@ -29,9 +30,12 @@ def plug(name: str) -> int:
 
 
 def runs(event: bytes) -> bool:
-    """Whether it says that a link has come up (rtnetlink(7)); there is but one in this namespace that can."""
+    """Whether it says that a link has come up (rtnetlink(7)); there is but one in this namespace that can.
+
+    A link whose operational state is not known yet counts as running (RFC 2863, netif_oper_up), cable or not; so the carrier has to be there too.
+    """
     (kind,), (flags,) = struct.unpack_from("=H", event, 4), struct.unpack_from("=I", event, 24)
-    return kind == RTM_NEWLINK and bool(flags & IFF_RUNNING)
+    return kind == RTM_NEWLINK and flags & UP == UP
 
 
 def main(name: str) -> None:

@@ -34,7 +34,7 @@ class Standing:
     def up(self) -> Lab:
         """Running, and made of what this checkout needs."""
         lab = self.lab()
-        wanted = f"{lab.image} {payload.disk()} {payload.digest(*(ROOT / 'tests/lab' / name for name in ('processor.py', 'anchor.py', 'mender.py')))}"
+        wanted = f"{lab.image} {payload.disk()} {payload.digest(*(ROOT / 'tests/lab' / name for name in ('processor.py', 'anchor.py')))}"
         if self.made_of.exists() and self.made_of.read_text() == wanted and lab.run("true").returncode == 0:
             return lab
         self.end()
@@ -49,7 +49,7 @@ class Standing:
         """Stop it and remove all of it."""
         if (self.root / "driver").exists():
             lab = self.lab()
-            lab.end()
+            lab.world.banger("vm", "delete", NAME)
             lab.world.banger("daemon", "stop", "--force")
             left = lab.world.processes()
             assert not left, f"the lab's processes do not end: {left}"
